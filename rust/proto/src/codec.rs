@@ -1,0 +1,372 @@
+//! Turns the bytes of an authenticated peer into messages.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::body::{Body, Segment};
+use crate::error::ProtocolError;
+use crate::frame::{
+    ABORTED, CHUNK_MAX, HEAD_MAX, HEADER, Header, PREFIX, STREAMED, STREAMS_MAX, decode_ref, kind, u16_at, u32_at,
+    u64_at,
+};
+use crate::handshake::Authenticated;
+use crate::ids::RefId;
+use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
+
+const STAGING: usize = 64 << 10;
+/// A chunk with less than this left to come is read through the staging buffer, with what follows it.
+const DIRECT_FROM: usize = 16 << 10;
+
+/// A message whose segments are still coming.
+struct Partial {
+    header: Header,
+    body: Body,
+    lengths: Vec<u64>,
+    /// Filled bytes of the last segment in `body`.
+    filled: usize,
+    /// Bytes of all segments still to come.
+    missing: u64,
+}
+
+impl Partial {
+    fn new(header: Header, refs: Vec<crate::ids::RemoteRef>, lengths: Vec<u64>) -> Partial {
+        let missing = lengths.iter().sum();
+        let body = Body { refs, segments: Vec::with_capacity(lengths.len()) };
+        Partial { header, body, lengths, filled: 0, missing }
+    }
+
+    /// The part of the current segment that is still empty; the segment is allocated when it is reached.
+    fn room(&mut self) -> Result<&mut [u8], ProtocolError> {
+        let full = self.body.segments.last().is_none_or(|s| s.len() == self.filled);
+        if full {
+            while let Some(&len) = self.lengths.get(self.body.segments.len()) {
+                let size = usize::try_from(len).map_err(|_| ProtocolError::NoMemory(len))?;
+                self.body.segments.push(Segment::zeroed(size).map_err(|_| ProtocolError::NoMemory(len))?);
+                self.filled = 0;
+                if len > 0 {
+                    break;
+                }
+            }
+        }
+        let filled = self.filled;
+        Ok(self.body.segments.last_mut().map(|s| &mut s.as_mut_slice()[filled..]).unwrap_or_default())
+    }
+
+    fn filled(&mut self, n: usize) {
+        self.filled += n;
+        self.missing -= n as u64;
+    }
+
+    fn finish(mut self) -> Result<(Header, Body), ProtocolError> {
+        while self.body.segments.len() < self.lengths.len() {
+            self.body.segments.push(Segment::Heap(Vec::new()));
+        }
+        Ok((self.header, self.body))
+    }
+}
+
+/// Decodes the byte stream of one authenticated connection.
+///
+/// The caller reads from the socket into [`Decoder::spare`], reports how much with [`Decoder::advance`] and takes
+/// messages from [`Decoder::poll_message`] until there is none. Large segments are read straight to where they stay.
+///
+/// ```text
+///            prefix of a head frame            whole frame there
+///   Frames ──────────────────────────► Frames ──────────────────► message, or a stream is opened
+///     │  ▲
+///     │  └───────────── chunk complete ─────────────┐
+///     └── prefix of a chunk ──► InChunk(left) ──────┘
+/// ```
+pub struct Decoder {
+    authenticated: Authenticated,
+    staging: Vec<u8>,
+    start: usize,
+    end: usize,
+    streams: HashMap<u16, Partial>,
+    /// The stream and the bytes left of the chunk that is being read.
+    chunk: Option<(u16, usize)>,
+    /// The last `spare` was the stream's own memory.
+    direct: bool,
+    message_max: u64,
+}
+
+impl Decoder {
+    /// Makes the decoder of a peer that has proved itself; messages over `message_max` bytes are refused.
+    pub fn new(authenticated: Authenticated, message_max: u64) -> Decoder {
+        Decoder {
+            authenticated,
+            staging: vec![0; STAGING],
+            start: 0,
+            end: 0,
+            streams: HashMap::new(),
+            chunk: None,
+            direct: false,
+            message_max,
+        }
+    }
+
+    pub fn peer(&self) -> &Authenticated {
+        &self.authenticated
+    }
+
+    /// Where the next bytes of the socket belong; never empty.
+    pub fn spare(&mut self) -> Result<&mut [u8], ProtocolError> {
+        self.direct = false;
+        if let Some((stream, left)) = self.chunk
+            && self.start == self.end
+            && left >= DIRECT_FROM
+        {
+            let partial = self.streams.get_mut(&stream).ok_or(ProtocolError::UnknownStream(stream))?;
+            let room = partial.room()?;
+            if room.len() >= DIRECT_FROM {
+                self.direct = true;
+                let n = room.len().min(left);
+                // Reborrowed: the borrow checker does not see that this branch returns.
+                let partial = self.streams.get_mut(&stream).ok_or(ProtocolError::UnknownStream(stream))?;
+                return Ok(&mut partial.room()?[..n]);
+            }
+        }
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            if self.staging.len() > 4 * STAGING {
+                self.staging = vec![0; STAGING];
+            }
+        } else if self.start > 0 && self.staging.len() - self.end < STAGING / 2 {
+            self.staging.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == self.staging.len() {
+            let grown = (self.staging.len() * 2).min(HEAD_MAX + PREFIX + STAGING);
+            self.staging.resize(grown, 0);
+        }
+        Ok(&mut self.staging[self.end..])
+    }
+
+    /// Tells that `n` bytes were read into the last `spare`.
+    pub fn advance(&mut self, n: usize) {
+        if !self.direct {
+            self.end += n;
+            return;
+        }
+        if let Some((stream, left)) = &mut self.chunk {
+            *left -= n;
+            if let Some(partial) = self.streams.get_mut(stream) {
+                partial.filled(n);
+            }
+        }
+    }
+
+    /// Takes the next whole message.
+    pub fn poll_message(&mut self) -> Result<Option<Message>, ProtocolError> {
+        loop {
+            if let Some((stream, left)) = self.chunk {
+                if !self.fill_chunk(stream, left)? {
+                    return Ok(None);
+                }
+                self.chunk = None;
+                if self.streams.get(&stream).is_some_and(|p| p.missing == 0)
+                    && let Some(partial) = self.streams.remove(&stream)
+                {
+                    let (header, body) = partial.finish()?;
+                    return message(header, body).map(Some);
+                }
+                continue;
+            }
+            let have = self.end - self.start;
+            if have < PREFIX {
+                return Ok(None);
+            }
+            let at = self.start;
+            let len = u32_at(&self.staging, at) as usize;
+            let (kind, flags) = (self.staging[at + 4], self.staging[at + 5]);
+            let stream = u16_at(&self.staging, at + 6);
+            if kind == kind::CHUNK {
+                self.start += PREFIX;
+                self.open_chunk(stream, len, flags)?;
+                continue;
+            }
+            if len > HEAD_MAX {
+                return Err(ProtocolError::FrameTooLarge(len as u64, HEAD_MAX as u64));
+            }
+            if have < PREFIX + len {
+                return Ok(None);
+            }
+            self.start += PREFIX + len;
+            if let Some(message) = self.head_frame(at, len, kind, flags, stream)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    fn open_chunk(&mut self, stream: u16, len: usize, flags: u8) -> Result<(), ProtocolError> {
+        if flags & !ABORTED != 0 {
+            return Err(ProtocolError::UnknownFlags(flags));
+        }
+        let Some(partial) = self.streams.get(&stream) else {
+            return Err(ProtocolError::UnknownStream(stream));
+        };
+        if flags & ABORTED != 0 {
+            self.streams.remove(&stream);
+            return if len == 0 { Ok(()) } else { Err(ProtocolError::ChunkOverrun(len, 0)) };
+        }
+        if len > CHUNK_MAX {
+            return Err(ProtocolError::FrameTooLarge(len as u64, CHUNK_MAX as u64));
+        }
+        if len as u64 > partial.missing || len == 0 {
+            return Err(ProtocolError::ChunkOverrun(len, partial.missing));
+        }
+        self.chunk = Some((stream, len));
+        Ok(())
+    }
+
+    /// Moves staged bytes into the stream; true once the chunk is whole.
+    fn fill_chunk(&mut self, stream: u16, mut left: usize) -> Result<bool, ProtocolError> {
+        let partial = self.streams.get_mut(&stream).ok_or(ProtocolError::UnknownStream(stream))?;
+        while left > 0 && self.start < self.end {
+            let room = partial.room()?;
+            let n = room.len().min(left).min(self.end - self.start);
+            room[..n].copy_from_slice(&self.staging[self.start..self.start + n]);
+            partial.filled(n);
+            self.start += n;
+            left -= n;
+        }
+        self.chunk = Some((stream, left));
+        Ok(left == 0)
+    }
+
+    fn head_frame(
+        &mut self,
+        at: usize,
+        len: usize,
+        kind: u8,
+        flags: u8,
+        stream: u16,
+    ) -> Result<Option<Message>, ProtocolError> {
+        if flags & !STREAMED != 0 {
+            return Err(ProtocolError::UnknownFlags(flags));
+        }
+        if !(kind::CALL..kind::CHUNK).contains(&kind) {
+            return Err(ProtocolError::UnknownKind(kind));
+        }
+        let frame = &self.staging[at..at + PREFIX + len];
+        if frame.len() < HEADER {
+            return Err(ProtocolError::Truncated("header"));
+        }
+        let header =
+            Header { kind, id: u64_at(frame, 8), a: u64_at(frame, 16), b: u32_at(frame, 24), c: u32_at(frame, 28) };
+        let (nseg, nrefs) = (u32_at(frame, 32) as usize, u32_at(frame, 36) as usize);
+        let tables = nseg
+            .checked_mul(8)
+            .and_then(|n| nrefs.checked_mul(16).and_then(|m| n.checked_add(m)))
+            .ok_or(ProtocolError::Truncated("tables"))?;
+        if frame.len() - HEADER < tables {
+            return Err(ProtocolError::Truncated("tables"));
+        }
+        let lengths: Vec<u64> = (0..nseg).map(|i| u64_at(frame, HEADER + 8 * i)).collect();
+        let total = lengths.iter().try_fold(0u64, |sum, &len| sum.checked_add(len)).unwrap_or(u64::MAX);
+        if total > self.message_max {
+            return Err(ProtocolError::MessageTooLarge(total, self.message_max));
+        }
+        let refs = (0..nrefs).map(|i| decode_ref(frame, HEADER + 8 * nseg + 16 * i)).collect();
+        if flags & STREAMED != 0 {
+            if frame.len() != HEADER + tables || total == 0 {
+                return Err(ProtocolError::Truncated("stream head"));
+            }
+            if self.streams.len() == STREAMS_MAX {
+                return Err(ProtocolError::TooManyStreams(STREAMS_MAX));
+            }
+            if self.streams.contains_key(&stream) {
+                return Err(ProtocolError::StreamReused(stream));
+            }
+            self.streams.insert(stream, Partial::new(header, refs, lengths));
+            return Ok(None);
+        }
+        if (frame.len() - HEADER - tables) as u64 != total {
+            return Err(ProtocolError::Truncated("segments"));
+        }
+        let mut segments = Vec::with_capacity(nseg);
+        let mut from = HEADER + tables;
+        for &len in &lengths {
+            let bytes = &frame[from..from + len as usize];
+            segments.push(Segment::copy_of(bytes).map_err(|_| ProtocolError::NoMemory(len))?);
+            from += len as usize;
+        }
+        message(header, Body { refs, segments }).map(Some)
+    }
+}
+
+fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
+    let Header { id, a, b, c, .. } = header;
+    Ok(match header.kind {
+        kind::CALL => Message::Call { id, mode: call_mode(b)?, body },
+        kind::RESULT => Message::Result { id, status: status(b)?, body: Arc::new(body) },
+        kind::DONE => Message::Done { id },
+        kind::REF_OP => Message::RefOp { req: id, op: ref_op(c)?, target: RefId { whence: b, id: a }, body },
+        kind::WITHDRAW => Message::Withdraw { req: id, target: RefId { whence: b, id: a } },
+        kind::REFS => Message::Refs { deltas: deltas(&body)? },
+        kind::INTERRUPT => Message::Interrupt,
+        kind::EXIT => Message::Exit,
+        kind::JOIN => Message::Join { member: member(id as u32, b, &body)? },
+        kind::LEAVE => Message::Leave { pid: id as u32, reason: body.text() },
+        kind::READY => Message::Ready,
+        kind::PING => Message::Ping { tick: id },
+        kind::PONG => Message::Pong { tick: id },
+        other => return Err(ProtocolError::UnknownKind(other)),
+    })
+}
+
+fn call_mode(raw: u32) -> Result<CallMode, ProtocolError> {
+    [CallMode::Fetch, CallMode::Future, CallMode::Do]
+        .into_iter()
+        .find(|m| *m as u32 == raw)
+        .ok_or(ProtocolError::UnknownValue("call mode", raw))
+}
+
+fn status(raw: u32) -> Result<Status, ProtocolError> {
+    use Status::*;
+    [Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited]
+        .into_iter()
+        .find(|s| *s as u32 == raw)
+        .ok_or(ProtocolError::UnknownValue("status", raw))
+}
+
+fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
+    use RefOp::*;
+    [Fetch, Wait, IsReady, Put, Cancel, Create]
+        .into_iter()
+        .find(|o| *o as u32 == raw)
+        .ok_or(ProtocolError::UnknownValue("operation", raw))
+}
+
+fn deltas(body: &Body) -> Result<Vec<RefDelta>, ProtocolError> {
+    let bytes = body.segments.first().map(Segment::as_slice).unwrap_or_default();
+    if bytes.len() % 20 != 0 {
+        return Err(ProtocolError::Truncated("reference counts"));
+    }
+    Ok(bytes
+        .chunks_exact(20)
+        .map(|d| RefDelta {
+            id: RefId { whence: u32_at(d, 0), id: u64_at(d, 4) },
+            holder: u32_at(d, 12),
+            delta: u32_at(d, 16).cast_signed(),
+        })
+        .collect())
+}
+
+fn member(pid: u32, ospid: u32, body: &Body) -> Result<Member, ProtocolError> {
+    let [address, inst, host] = body.segments.as_slice() else {
+        return Err(ProtocolError::Truncated("member"));
+    };
+    let text = |segment: &Segment| {
+        String::from_utf8(segment.as_slice().to_vec()).map_err(|_| ProtocolError::NotText("member"))
+    };
+    Ok(Member {
+        pid,
+        ospid,
+        address: text(address)?,
+        inst: inst.as_slice().try_into().map_err(|_| ProtocolError::Truncated("instance tag"))?,
+        host: text(host)?,
+    })
+}

@@ -1,0 +1,239 @@
+//! Frames: the bytes of a message on the wire.
+//!
+//! ```text
+//! head frame   len u32 | kind u8 | flags u8 | stream u16 | id u64 | a u64 | b u32 | c u32 | nseg u32 | nrefs u32
+//!              segment lengths u64 × nseg | references (owner u32, whence u32, id u64) × nrefs
+//!              segments, unless STREAMED is set
+//! chunk frame  len u32 | CHUNK | flags u8 | stream u16 | bytes
+//! ```
+//! All numbers are little-endian. `len` counts the bytes behind the first eight.
+
+use crate::body::{Body, Segment};
+use crate::ids::{ProcId, RefId, RemoteRef};
+use crate::message::{Member, Message, RefDelta, RefOp, Status};
+
+/// The bytes that every frame starts with.
+pub const PREFIX: usize = 8;
+/// The bytes of a head frame in front of its tables.
+pub const HEADER: usize = 40;
+/// Larger bodies are streamed in chunks.
+pub const INLINE_MAX: usize = 64 << 10;
+/// The largest chunk.
+pub const CHUNK_MAX: usize = 1 << 20;
+/// The largest head frame: its tables grow with the number of buffers and references.
+pub const HEAD_MAX: usize = 16 << 20;
+/// Messages that may be under way on one link at once.
+pub const STREAMS_MAX: usize = 16;
+
+pub(crate) mod kind {
+    pub(crate) const CALL: u8 = 1;
+    pub(crate) const RESULT: u8 = 2;
+    pub(crate) const DONE: u8 = 3;
+    pub(crate) const REF_OP: u8 = 4;
+    pub(crate) const WITHDRAW: u8 = 5;
+    pub(crate) const REFS: u8 = 6;
+    pub(crate) const INTERRUPT: u8 = 7;
+    pub(crate) const EXIT: u8 = 8;
+    pub(crate) const JOIN: u8 = 9;
+    pub(crate) const LEAVE: u8 = 10;
+    pub(crate) const READY: u8 = 11;
+    pub(crate) const PING: u8 = 12;
+    pub(crate) const PONG: u8 = 13;
+    pub(crate) const CHUNK: u8 = 14;
+}
+
+/// The body follows in chunk frames.
+pub(crate) const STREAMED: u8 = 1;
+/// On a chunk: the sender gave up; what came of the message is dropped.
+pub(crate) const ABORTED: u8 = 2;
+
+/// The fixed part of a head frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    pub kind: u8,
+    pub id: u64,
+    pub a: u64,
+    pub b: u32,
+    pub c: u32,
+}
+
+impl Header {
+    /// The header of a call.
+    pub fn call(id: u64, mode: crate::message::CallMode) -> Header {
+        Header { kind: kind::CALL, id, b: mode as u32, ..Header::default() }
+    }
+
+    /// The header of a call's or an operation's answer.
+    pub fn result(id: u64, status: Status) -> Header {
+        Header { kind: kind::RESULT, id, b: status as u32, ..Header::default() }
+    }
+
+    /// The header of an operation on a reference.
+    pub fn ref_op(req: u64, op: RefOp, target: RefId) -> Header {
+        Header { kind: kind::REF_OP, id: req, a: target.id, b: target.whence, c: op as u32 }
+    }
+}
+
+/// Encodes everything of a head frame but its segments.
+///
+/// With `stream` the segments are to follow as chunks of that stream, without it directly.
+pub fn encode_head(
+    header: Header,
+    lengths: impl ExactSizeIterator<Item = usize>,
+    refs: &[RemoteRef],
+    stream: Option<u16>,
+) -> Vec<u8> {
+    let nseg = lengths.len();
+    let tables = nseg * 8 + refs.len() * 16;
+    let mut out = Vec::with_capacity(HEADER + tables + 256);
+    out.extend_from_slice(&[0; 4]);
+    out.push(header.kind);
+    out.push(if stream.is_some() { STREAMED } else { 0 });
+    out.extend_from_slice(&stream.unwrap_or(0).to_le_bytes());
+    out.extend_from_slice(&header.id.to_le_bytes());
+    out.extend_from_slice(&header.a.to_le_bytes());
+    out.extend_from_slice(&header.b.to_le_bytes());
+    out.extend_from_slice(&header.c.to_le_bytes());
+    out.extend_from_slice(&(nseg as u32).to_le_bytes());
+    out.extend_from_slice(&(refs.len() as u32).to_le_bytes());
+    let mut data = 0;
+    for len in lengths {
+        out.extend_from_slice(&(len as u64).to_le_bytes());
+        data += len;
+    }
+    for r in refs {
+        encode_ref(&mut out, r);
+    }
+    let mut len = out.len() - PREFIX;
+    if stream.is_none() {
+        len += data;
+    }
+    out[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    out
+}
+
+/// Encodes the prefix of a chunk of `len` bytes.
+pub fn encode_chunk_prefix(stream: u16, len: usize) -> [u8; PREFIX] {
+    chunk_prefix(stream, len, 0)
+}
+
+/// Encodes the chunk that ends a stream whose sender gave up.
+pub fn encode_abort(stream: u16) -> [u8; PREFIX] {
+    chunk_prefix(stream, 0, ABORTED)
+}
+
+fn chunk_prefix(stream: u16, len: usize, flags: u8) -> [u8; PREFIX] {
+    let mut out = [0; PREFIX];
+    out[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    out[4] = kind::CHUNK;
+    out[5] = flags;
+    out[6..].copy_from_slice(&stream.to_le_bytes());
+    out
+}
+
+fn encode_ref(out: &mut Vec<u8>, r: &RemoteRef) {
+    out.extend_from_slice(&r.owner.to_le_bytes());
+    out.extend_from_slice(&r.id.whence.to_le_bytes());
+    out.extend_from_slice(&r.id.id.to_le_bytes());
+}
+
+/// A message ready to be written: its head, and the body that follows where there is one.
+pub struct Encoded {
+    pub header: Header,
+    pub body: EncodedBody,
+}
+
+/// Where the segments of an encoded message come from.
+pub enum EncodedBody {
+    Own(Body),
+    Shared(std::sync::Arc<Body>),
+}
+
+impl EncodedBody {
+    pub fn get(&self) -> &Body {
+        match self {
+            EncodedBody::Own(body) => body,
+            EncodedBody::Shared(body) => body,
+        }
+    }
+}
+
+/// Splits a message into its header and body.
+pub fn encode(message: Message) -> Encoded {
+    let bare = |kind, id| (Header { kind, id, ..Header::default() }, Body::default());
+    let (header, body) = match message {
+        Message::Call { id, mode, body } => (Header::call(id, mode), body),
+        Message::Result { id, status, body } => {
+            return Encoded { header: Header::result(id, status), body: EncodedBody::Shared(body) };
+        }
+        Message::RefOp { req, op, target, body } => (Header::ref_op(req, op, target), body),
+        Message::Done { id } => bare(kind::DONE, id),
+        Message::Withdraw { req, target } => (
+            Header { kind: kind::WITHDRAW, id: req, a: target.id, b: target.whence, c: 0 },
+            Body::default(),
+        ),
+        Message::Refs { deltas } => (
+            Header { kind: kind::REFS, id: deltas.len() as u64, ..Header::default() },
+            Body::of_bytes(encode_deltas(&deltas)),
+        ),
+        Message::Interrupt => bare(kind::INTERRUPT, 0),
+        Message::Exit => bare(kind::EXIT, 0),
+        Message::Join { member } => (
+            Header { kind: kind::JOIN, id: u64::from(member.pid), b: member.ospid, ..Header::default() },
+            Body { refs: Vec::new(), segments: encode_member(member) },
+        ),
+        Message::Leave { pid, reason } => (
+            Header { kind: kind::LEAVE, id: u64::from(pid), ..Header::default() },
+            Body::of_bytes(reason.into_bytes()),
+        ),
+        Message::Ready => bare(kind::READY, 0),
+        Message::Ping { tick } => bare(kind::PING, tick),
+        Message::Pong { tick } => bare(kind::PONG, tick),
+    };
+    Encoded { header, body: EncodedBody::Own(body) }
+}
+
+fn encode_deltas(deltas: &[RefDelta]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(deltas.len() * 20);
+    for d in deltas {
+        out.extend_from_slice(&d.id.whence.to_le_bytes());
+        out.extend_from_slice(&d.id.id.to_le_bytes());
+        out.extend_from_slice(&d.holder.to_le_bytes());
+        out.extend_from_slice(&d.delta.to_le_bytes());
+    }
+    out
+}
+
+fn encode_member(member: Member) -> Vec<Segment> {
+    vec![
+        Segment::Heap(member.address.into_bytes()),
+        Segment::Heap(member.inst.to_vec()),
+        Segment::Heap(member.host.into_bytes()),
+    ]
+}
+
+/// Reads a little-endian number at an offset; the caller has checked the length.
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut raw = [0; 4];
+    raw.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(raw)
+}
+
+/// Reads a little-endian number at an offset; the caller has checked the length.
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut raw = [0; 8];
+    raw.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(raw)
+}
+
+/// Reads a little-endian number at an offset; the caller has checked the length.
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+pub(crate) fn decode_ref(bytes: &[u8], at: usize) -> RemoteRef {
+    RemoteRef {
+        owner: u32_at(bytes, at) as ProcId,
+        id: RefId { whence: u32_at(bytes, at + 4), id: u64_at(bytes, at + 8) },
+    }
+}

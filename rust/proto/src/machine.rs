@@ -1,0 +1,359 @@
+//! The state of one process: its members, outstanding calls, running calls and references.
+//!
+//! Everything that happens is a method call; what is to be done about it is left in a list of
+//! [`Output`]s, which the caller takes with [`Machine::take_outputs`] and carries out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::body::Body;
+use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
+use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
+use crate::record::{Outcome, Record, State, Waiter, Want};
+
+mod members;
+mod refs;
+
+/// A result up to this size travels to the caller with the news that the call has ended.
+pub const EAGER_MAX: usize = 64 << 10;
+
+/// A call that another process asked for.
+#[derive(Debug)]
+pub struct Incoming {
+    pub src: ProcId,
+    pub id: u64,
+    pub mode: CallMode,
+    pub body: Body,
+}
+
+/// What the caller of the machine has to do.
+#[derive(Debug)]
+pub enum Output<W> {
+    Send(ProcId, Message),
+    Wake(W, Outcome),
+    Deliver(Incoming),
+    /// Interrupt every running call.
+    InterruptAll,
+    /// Interrupt one running call.
+    InterruptCall(ProcId, u64),
+    /// Have Python pickle the value of a reference of this process.
+    Export(RefId),
+    /// The head asks this process to end.
+    Exit,
+    /// A worker answers calls.
+    WorkerReady(ProcId),
+    Joined(ProcId),
+    Left(ProcId),
+}
+
+/// Why a call or an operation cannot be made.
+#[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
+pub enum CallError {
+    #[error("there is no process {0}")]
+    NoSuchProcess(ProcId),
+    #[error("process {0} has exited: {1}")]
+    Exited(ProcId, String),
+}
+
+/// What an answer is for.
+#[derive(Debug)]
+enum Expect<W> {
+    /// The value of a fetching call.
+    Call(W),
+    /// The end of the call behind a future.
+    Future(RefId),
+    /// The value of a reference.
+    Value(RefId),
+    /// That a reference has a value.
+    Ready(RefId),
+    /// The answer to an operation.
+    Op(W),
+    /// Nobody waits any more.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Outstanding<W> {
+    pid: ProcId,
+    expect: Expect<W>,
+}
+
+/// A call that another process asked for, from its arrival to its end.
+///
+/// ```text
+///   Queued ── begin ──► Running ── finish ──► (gone)
+///     └──── cancel ───► Cancelled ◄── cancel ──┘ (its result is dropped)
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    Queued,
+    Running,
+    Cancelled,
+}
+
+/// Counts that a process tells of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub refs_owned: usize,
+    pub refs_held: usize,
+    pub calls_outstanding: usize,
+    pub calls_running: usize,
+}
+
+/// The answer to a wait on a reference.
+#[derive(Debug)]
+pub enum Watch {
+    Now(Outcome),
+    /// The waiter is woken later; the key takes it back.
+    Later(u64),
+}
+
+/// The state of one process.
+pub struct Machine<W> {
+    me: ProcId,
+    next_id: u64,
+    next_key: u64,
+    members: BTreeMap<ProcId, Member>,
+    departed: BTreeMap<ProcId, String>,
+    outstanding: HashMap<u64, Outstanding<W>>,
+    running: HashMap<(ProcId, u64), Run>,
+    records: HashMap<RefId, Record<W>>,
+    /// Changes of counts that are to be told to the owners.
+    deltas: Vec<(ProcId, RefDelta)>,
+    outputs: Vec<Output<W>>,
+}
+
+impl<W> Machine<W> {
+    /// Makes the state of process `me`, its only member.
+    pub fn new(me: Member) -> Machine<W> {
+        Machine {
+            me: me.pid,
+            next_id: 1,
+            next_key: 1,
+            members: BTreeMap::from([(me.pid, me)]),
+            departed: BTreeMap::new(),
+            outstanding: HashMap::new(),
+            running: HashMap::new(),
+            records: HashMap::new(),
+            deltas: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    pub fn me(&self) -> ProcId {
+        self.me
+    }
+
+    /// Takes what is to be done, in order.
+    pub fn take_outputs(&mut self) -> Vec<Output<W>> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    pub fn counts(&self) -> Counts {
+        let refs_owned = self.records.values().filter(|r| r.owner == self.me).count();
+        Counts {
+            refs_owned,
+            refs_held: self.records.len() - refs_owned,
+            calls_outstanding: self.outstanding.len(),
+            calls_running: self.running.len(),
+        }
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Fails unless `pid` is a process that can be called.
+    pub fn check_pid(&self, pid: ProcId) -> Result<(), CallError> {
+        if self.members.contains_key(&pid) {
+            return Ok(());
+        }
+        Err(match self.departed.get(&pid) {
+            Some(reason) => CallError::Exited(pid, reason.clone()),
+            None => CallError::NoSuchProcess(pid),
+        })
+    }
+
+    /// Opens a call whose answer carries the value; the caller sends the frame.
+    pub fn open_fetch(&mut self, pid: ProcId, refs: &[RemoteRef], wake: W) -> Result<u64, CallError> {
+        self.check_pid(pid)?;
+        let id = self.fresh_id();
+        self.outstanding.insert(id, Outstanding { pid, expect: Expect::Call(wake) });
+        self.share_refs(pid, refs);
+        Ok(id)
+    }
+
+    /// Opens a call whose value stays there; the caller sends the frame and has one handle of the future.
+    pub fn open_future(&mut self, pid: ProcId, refs: &[RemoteRef]) -> Result<RefId, CallError> {
+        self.check_pid(pid)?;
+        let id = RefId { whence: self.me, id: self.fresh_id() };
+        self.outstanding.insert(id.id, Outstanding { pid, expect: Expect::Future(id) });
+        let mut record = Record::new(pid);
+        record.local = 1;
+        record.received = 1;
+        record.call = true;
+        self.records.insert(id, record);
+        self.share_refs(pid, refs);
+        Ok(id)
+    }
+
+    /// Opens a call without an answer; the caller sends the frame.
+    pub fn open_do(&mut self, pid: ProcId, refs: &[RemoteRef]) -> Result<u64, CallError> {
+        self.check_pid(pid)?;
+        self.share_refs(pid, refs);
+        Ok(self.fresh_id())
+    }
+
+    /// Drops interest in the answer to a fetching call or an operation.
+    pub fn abandon(&mut self, id: u64) {
+        if let Some(outstanding) = self.outstanding.get_mut(&id) {
+            outstanding.expect = Expect::Nothing;
+        }
+    }
+
+    /// A queued call is about to run; false where it was cancelled.
+    pub fn begin(&mut self, src: ProcId, id: u64) -> bool {
+        match self.running.get_mut(&(src, id)) {
+            Some(run @ Run::Queued) => {
+                *run = Run::Running;
+                true
+            }
+            Some(Run::Running) => true,
+            _ => {
+                self.running.remove(&(src, id));
+                false
+            }
+        }
+    }
+
+    /// A fetching call, or one without an answer, has ended; false where its result is not wanted.
+    ///
+    /// The caller of this method sends the result.
+    pub fn finish(&mut self, src: ProcId, id: u64, refs: &[RemoteRef]) -> bool {
+        let wanted = self.running.remove(&(src, id)) != Some(Run::Cancelled) && self.members.contains_key(&src);
+        if wanted {
+            self.share_refs(src, refs);
+        }
+        wanted
+    }
+
+    /// The call behind a future has ended: its value stays here, and who waits is told.
+    ///
+    /// The references that the value names are those of Python objects of this process.
+    pub fn finish_future(&mut self, src: ProcId, id: u64, status: Status, body: Body) {
+        let cancelled = self.running.remove(&(src, id)) == Some(Run::Cancelled);
+        let reference = RefId { whence: src, id };
+        let pending = self.records.get(&reference).is_some_and(|r| !r.is_set());
+        if !cancelled && pending {
+            self.keep_refs(&body.refs);
+            self.set(reference, Outcome { status, body: Arc::new(body), pid: self.me });
+        }
+    }
+
+    /// A message of another process has arrived.
+    pub fn handle_message(&mut self, from: ProcId, message: Message) {
+        match message {
+            Message::Call { id, mode, body } => self.handle_call(from, id, mode, body),
+            Message::Result { id, status, body } => {
+                self.handle_result(id, Outcome { status, body, pid: from });
+            }
+            Message::Done { id } => self.handle_done(id),
+            Message::RefOp { req, op, target, body } => self.handle_ref_op(from, req, op, target, body),
+            Message::Withdraw { req, target } => self.handle_withdraw(from, req, target),
+            Message::Refs { deltas } => deltas.iter().for_each(|d| self.count(d.id, d.holder, d.delta)),
+            Message::Interrupt => self.outputs.push(Output::InterruptAll),
+            Message::Exit if from == HEAD => self.outputs.push(Output::Exit),
+            Message::Join { member } if from == HEAD => self.join(member),
+            Message::Leave { pid, reason } if from == HEAD => self.leave(pid, &reason),
+            Message::Ready => self.outputs.push(Output::WorkerReady(from)),
+            Message::Ping { tick } => self.send(from, Message::Pong { tick }),
+            Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
+        }
+    }
+
+    fn handle_call(&mut self, src: ProcId, id: u64, mode: CallMode, body: Body) {
+        self.receive_refs(&body.refs);
+        if mode == CallMode::Future {
+            let me = self.me;
+            let record = self.records.entry(RefId { whence: src, id }).or_insert_with(|| Record::new(me));
+            record.created = true;
+            record.call = true;
+            record.count(src, 1);
+        }
+        self.running.insert((src, id), Run::Queued);
+        self.outputs.push(Output::Deliver(Incoming { src, id, mode, body }));
+        if mode == CallMode::Future {
+            self.free_if_unused(RefId { whence: src, id });
+        }
+    }
+
+    fn handle_result(&mut self, id: u64, outcome: Outcome) {
+        self.receive_refs(&outcome.body.refs);
+        let Some(Outstanding { expect, .. }) = self.outstanding.remove(&id) else {
+            self.release_refs(&outcome.body.refs);
+            return;
+        };
+        match expect {
+            Expect::Call(wake) | Expect::Op(wake) => self.outputs.push(Output::Wake(wake, outcome)),
+            Expect::Future(reference) | Expect::Value(reference) => self.settle(reference, outcome),
+            Expect::Ready(reference) => self.ready_elsewhere(reference, outcome),
+            Expect::Nothing => self.release_refs(&outcome.body.refs),
+        }
+    }
+
+    fn handle_done(&mut self, id: u64) {
+        if let Some(Outstanding { expect: Expect::Future(reference), pid }) = self.outstanding.remove(&id) {
+            self.ready_elsewhere(reference, Outcome::bare(Status::Yes, pid));
+        }
+    }
+
+    /// Opens an operation on a reference, whose answer wakes one waiter; the caller sends the frame.
+    pub fn open_op(&mut self, target: RemoteRef, refs: &[RemoteRef], wake: W) -> Result<u64, CallError> {
+        self.check_pid(target.owner)?;
+        let req = self.fresh_id();
+        self.outstanding.insert(req, Outstanding { pid: target.owner, expect: Expect::Op(wake) });
+        self.share_refs(target.owner, refs);
+        Ok(req)
+    }
+
+    fn ask(&mut self, owner: ProcId, op: RefOp, target: RefId, expect: Expect<W>) -> u64 {
+        let req = self.fresh_id();
+        self.outstanding.insert(req, Outstanding { pid: owner, expect });
+        self.send(owner, Message::RefOp { req, op, target, body: Body::default() });
+        req
+    }
+
+    fn send(&mut self, pid: ProcId, message: Message) {
+        self.outputs.push(Output::Send(pid, message));
+    }
+
+    fn answer(&mut self, pid: ProcId, req: u64, status: Status) {
+        self.send(pid, Message::Result { id: req, status, body: Arc::default() });
+    }
+
+    fn wake(&mut self, waiter: Waiter<W>, outcome: &Outcome) {
+        let short = |want| match want {
+            Want::Value => outcome.clone(),
+            Want::Ready if outcome.status == Status::Exited => outcome.clone(),
+            Want::Ready => Outcome::bare(Status::Yes, outcome.pid),
+        };
+        match waiter {
+            Waiter::Local { want, wake, .. } => {
+                let outcome = short(want);
+                self.keep_refs(&outcome.body.refs);
+                self.outputs.push(Output::Wake(wake, outcome));
+            }
+            Waiter::Remote { pid, req, want } => {
+                let outcome = short(want);
+                self.share_refs(pid, &outcome.body.refs);
+                self.send(pid, Message::Result { id: req, status: outcome.status, body: outcome.body });
+            }
+        }
+    }
+
+    fn state_of(&self, reference: RefId) -> Option<&State> {
+        self.records.get(&reference).map(|r| &r.state)
+    }
+}

@@ -1,0 +1,100 @@
+//! Who belongs to the cluster, and what the loss of a process means.
+
+use crate::ids::{HEAD, ProcId, RefId};
+use crate::message::{Member, Message};
+use crate::record::{Outcome, State, Waiter};
+
+use super::{Expect, Machine, Output};
+
+impl<W> Machine<W> {
+    /// The members in the order of their ids.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    pub fn member(&self, pid: ProcId) -> Option<&Member> {
+        self.members.get(&pid)
+    }
+
+    /// Takes up a new member; the head tells everybody, and tells the new one of everybody.
+    pub fn join(&mut self, member: Member) {
+        let pid = member.pid;
+        if pid == self.me || self.departed.contains_key(&pid) {
+            return;
+        }
+        if self.me == HEAD {
+            for other in self.members.values() {
+                self.outputs.push(Output::Send(pid, Message::Join { member: other.clone() }));
+                if other.pid != HEAD {
+                    self.outputs.push(Output::Send(other.pid, Message::Join { member: member.clone() }));
+                }
+            }
+        }
+        self.members.insert(pid, member);
+        self.outputs.push(Output::Joined(pid));
+    }
+
+    /// A process is gone: whatever waits for it ends, in one step.
+    pub fn leave(&mut self, pid: ProcId, reason: &str) {
+        if self.members.remove(&pid).is_none() {
+            return;
+        }
+        self.departed.insert(pid, reason.to_owned());
+        if self.me == HEAD {
+            let others: Vec<ProcId> = self.members.keys().copied().filter(|p| *p != HEAD).collect();
+            for other in others {
+                self.send(other, Message::Leave { pid, reason: reason.to_owned() });
+            }
+        }
+        self.outputs.push(Output::Left(pid));
+        let outcome = Outcome::exited(pid, reason);
+        self.fail_outstanding(pid, &outcome);
+        self.fail_records(pid, &outcome);
+        self.forget_holder(pid);
+    }
+
+    fn fail_outstanding(&mut self, pid: ProcId, outcome: &Outcome) {
+        let mut ids: Vec<u64> =
+            self.outstanding.iter().filter(|(_, o)| o.pid == pid).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            match self.outstanding.remove(&id).map(|o| o.expect) {
+                Some(Expect::Call(wake) | Expect::Op(wake)) => {
+                    self.outputs.push(Output::Wake(wake, outcome.clone()));
+                }
+                Some(Expect::Future(r) | Expect::Value(r) | Expect::Ready(r)) => self.settle(r, outcome.clone()),
+                Some(Expect::Nothing) | None => {}
+            }
+        }
+    }
+
+    /// Ends every reference whose value went with the process, or whose making call never arrived.
+    fn fail_records(&mut self, pid: ProcId, outcome: &Outcome) {
+        let me = self.me;
+        let lost: Vec<RefId> = self
+            .records
+            .iter()
+            .filter(|(id, r)| {
+                let owner_gone = r.owner == pid && !matches!(r.state, State::Ready(_));
+                owner_gone || (r.owner == me && !r.created && id.whence == pid)
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            self.settle(id, outcome.clone());
+        }
+    }
+
+    fn forget_holder(&mut self, pid: ProcId) {
+        let mut ids = Vec::new();
+        for (id, record) in &mut self.records {
+            record.waiters.retain(|w| !matches!(w, Waiter::Remote { pid: p, .. } if *p == pid));
+            if record.holders.remove(&pid).is_some() {
+                ids.push(*id);
+            }
+        }
+        for id in ids {
+            self.free_if_unused(id);
+        }
+    }
+}

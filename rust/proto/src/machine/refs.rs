@@ -1,0 +1,452 @@
+//! References: values, waiters, and counting who holds them.
+//!
+//! Who passes a reference on tells its owner that the receiver holds it once more, before it sends it, and keeps
+//! its own hold at least as long. So an owner that counts no hold of anybody knows that none is on its way:
+//! whoever could have sent one had a hold, and the delete of that hold comes after the add on the same link.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::body::Body;
+use crate::ids::{ProcId, RefId, RemoteRef};
+use crate::message::{Message, RefDelta, RefOp, Status};
+use crate::record::{Outcome, Record, State, Waiter, Want};
+
+use super::{EAGER_MAX, Expect, Machine, Output, Run, Watch};
+
+impl<W> Machine<W> {
+    /// Makes an empty future on this process, with one handle.
+    pub fn create_local(&mut self) -> RefId {
+        let id = RefId { whence: self.me, id: self.fresh_id() };
+        let mut record = Record::new(self.me);
+        record.local = 1;
+        record.created = true;
+        self.records.insert(id, record);
+        id
+    }
+
+    /// Makes an empty future on another process, with one handle here.
+    pub fn create_at(&mut self, owner: ProcId) -> RefId {
+        if owner == self.me {
+            return self.create_local();
+        }
+        let id = RefId { whence: self.me, id: self.fresh_id() };
+        let mut record = Record::new(owner);
+        record.local = 1;
+        record.received = 1;
+        self.records.insert(id, record);
+        self.send(owner, Message::RefOp { req: 0, op: RefOp::Create, target: id, body: Body::default() });
+        id
+    }
+
+    /// Adds a handle to a reference that a body being unpickled names.
+    pub fn hold(&mut self, reference: RemoteRef) {
+        let record = self.records.entry(reference.id).or_insert_with(|| Record::new(reference.owner));
+        record.local += 1;
+    }
+
+    /// Drops a handle.
+    pub fn release(&mut self, id: RefId) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        record.local = record.local.saturating_sub(1);
+        if record.local > 0 {
+            return;
+        }
+        if record.owner == self.me {
+            self.free_if_unused(id);
+            return;
+        }
+        if let Some(record) = self.records.remove(&id) {
+            self.give_back(id, record.owner, record.received);
+            for req in [record.asked_value, record.asked_ready].into_iter().flatten() {
+                self.withdraw(record.owner, req, id);
+            }
+            self.release_value(record.state);
+        }
+    }
+
+    fn give_back(&mut self, id: RefId, owner: ProcId, received: i32) {
+        if received != 0 {
+            self.deltas.push((owner, RefDelta { id, holder: self.me, delta: -received }));
+        }
+    }
+
+    /// Takes the changes of counts that are to be told to owners, a message for each owner.
+    pub fn take_deltas(&mut self) -> Vec<(ProcId, Message)> {
+        let mut by_owner: BTreeMap<ProcId, Vec<RefDelta>> = BTreeMap::new();
+        for (owner, delta) in self.deltas.drain(..) {
+            by_owner.entry(owner).or_default().push(delta);
+        }
+        by_owner.into_iter().map(|(owner, deltas)| (owner, Message::Refs { deltas })).collect()
+    }
+
+    /// How many changes of counts wait to be told.
+    pub fn deltas_waiting(&self) -> usize {
+        self.deltas.len()
+    }
+
+    fn withdraw(&mut self, owner: ProcId, req: u64, target: RefId) {
+        if self.outstanding.remove(&req).is_some() {
+            self.send(owner, Message::Withdraw { req, target });
+        }
+    }
+
+    fn release_value(&mut self, state: State) {
+        if let State::Ready(outcome) = state {
+            self.release_refs(&outcome.body.refs);
+        }
+    }
+
+    /// A body names these references, and so does a Python object or record of this process from now on.
+    pub(super) fn keep_refs(&mut self, refs: &[RemoteRef]) {
+        for reference in refs {
+            self.hold(*reference);
+        }
+    }
+
+    /// A body that named these references is gone.
+    pub fn release_refs(&mut self, refs: &[RemoteRef]) {
+        for reference in refs {
+            self.release(reference.id);
+        }
+    }
+
+    /// A body that names these references has arrived: each has one more hold here.
+    pub(super) fn receive_refs(&mut self, refs: &[RemoteRef]) {
+        for reference in refs {
+            self.hold(*reference);
+            if reference.owner == self.me {
+                self.count(reference.id, self.me, -1);
+            } else if let Some(record) = self.records.get_mut(&reference.id) {
+                record.received += 1;
+            }
+        }
+    }
+
+    /// A body that names these references is about to be sent to `pid`.
+    pub(super) fn share_refs(&mut self, pid: ProcId, refs: &[RemoteRef]) {
+        for reference in refs {
+            if reference.owner == self.me {
+                self.count(reference.id, pid, 1);
+            } else {
+                self.deltas.push((reference.owner, RefDelta { id: reference.id, holder: pid, delta: 1 }));
+            }
+        }
+    }
+
+    /// Changes the owner's count of a process's holds.
+    pub(super) fn count(&mut self, id: RefId, holder: ProcId, delta: i32) {
+        if self.departed.contains_key(&holder) {
+            return;
+        }
+        let me = self.me;
+        self.records.entry(id).or_insert_with(|| Record::new(me)).count(holder, delta);
+        self.free_if_unused(id);
+    }
+
+    pub(super) fn free_if_unused(&mut self, id: RefId) {
+        let free = self.records.get(&id).is_some_and(|r| r.owner == self.me && r.is_free());
+        if free && let Some(record) = self.records.remove(&id) {
+            for waiter in record.waiters {
+                self.wake(waiter, &Outcome::bare(Status::UnknownRef, self.me));
+            }
+            self.release_value(record.state);
+        }
+    }
+
+    /// The owner's value is there: whoever waits is woken, and the caller behind it hears of it.
+    pub(super) fn set(&mut self, id: RefId, outcome: Outcome) {
+        let me = self.me;
+        let Some(record) = self.records.get_mut(&id) else {
+            self.release_refs(&outcome.body.refs);
+            return;
+        };
+        record.state = State::Ready(outcome.clone());
+        record.exporting = false;
+        let waiters = std::mem::take(&mut record.waiters);
+        let tell = record.call && id.whence != me && record.held_by(id.whence);
+        for waiter in waiters {
+            self.wake(waiter, &outcome);
+        }
+        if tell {
+            if outcome.body.size() <= EAGER_MAX {
+                self.share_refs(id.whence, &outcome.body.refs);
+                let (status, body) = (outcome.status, outcome.body);
+                self.send(id.whence, Message::Result { id: id.id, status, body });
+            } else {
+                self.send(id.whence, Message::Done { id: id.id });
+            }
+        }
+    }
+
+    /// The value has come here, or never will: a holder keeps it and gives its hold back.
+    pub(super) fn settle(&mut self, id: RefId, outcome: Outcome) {
+        let Some(record) = self.records.get_mut(&id) else {
+            self.release_refs(&outcome.body.refs);
+            return;
+        };
+        if matches!(record.state, State::Ready(_)) {
+            self.release_refs(&outcome.body.refs);
+            return;
+        }
+        record.state = State::Ready(outcome.clone());
+        record.asked_value = None;
+        let asked_ready = record.asked_ready.take();
+        let waiters = std::mem::take(&mut record.waiters);
+        let (owner, received) = (record.owner, std::mem::take(&mut record.received));
+        if let Some(req) = asked_ready {
+            self.withdraw(owner, req, id);
+        }
+        if owner != self.me {
+            self.give_back(id, owner, received);
+        }
+        for waiter in waiters {
+            self.wake(waiter, &outcome);
+        }
+        self.free_if_unused(id);
+    }
+
+    /// The owner has the value: those who wait for that are woken, for the others it is fetched.
+    pub(super) fn ready_elsewhere(&mut self, id: RefId, outcome: Outcome) {
+        if outcome.status != Status::Yes {
+            return self.settle(id, outcome);
+        }
+        let Some(record) = self.records.get_mut(&id) else { return };
+        record.asked_ready = None;
+        if record.is_set() {
+            return;
+        }
+        record.state = State::Elsewhere;
+        let (ready, value): (Vec<_>, Vec<_>) = std::mem::take(&mut record.waiters)
+            .into_iter()
+            .partition(|w| matches!(w, Waiter::Local { want: Want::Ready, .. }));
+        let fetch = !value.is_empty() && record.asked_value.is_none();
+        record.waiters = value;
+        let owner = record.owner;
+        for waiter in ready {
+            self.wake(waiter, &outcome);
+        }
+        if fetch {
+            self.ask_value(id, owner);
+        }
+    }
+
+    fn ask_value(&mut self, id: RefId, owner: ProcId) {
+        let req = self.ask(owner, RefOp::Fetch, id, Expect::Value(id));
+        if let Some(record) = self.records.get_mut(&id) {
+            record.asked_value = Some(req);
+        }
+    }
+
+    fn ask_ready(&mut self, id: RefId, owner: ProcId) {
+        let req = self.ask(owner, RefOp::Wait, id, Expect::Ready(id));
+        if let Some(record) = self.records.get_mut(&id) {
+            record.asked_ready = Some(req);
+        }
+    }
+
+    /// Waits on a reference of which this process has a handle.
+    ///
+    /// An outcome that carries a body gives the waiter a hold of the references it names.
+    pub fn watch(&mut self, id: RefId, want: Want, wake: W) -> Watch {
+        let me = self.me;
+        let Some(record) = self.records.get_mut(&id) else {
+            return Watch::Now(Outcome::bare(Status::UnknownRef, me));
+        };
+        match (&record.state, want) {
+            (State::Ready(outcome), Want::Value) => {
+                let outcome = outcome.clone();
+                self.keep_refs(&outcome.body.refs);
+                return Watch::Now(outcome);
+            }
+            (State::Ready(outcome), Want::Ready) if outcome.status == Status::Exited => {
+                return Watch::Now(outcome.clone());
+            }
+            (State::Ready(_) | State::ReadyLocal | State::Elsewhere, Want::Ready)
+            | (State::ReadyLocal, Want::Value) => {
+                return Watch::Now(Outcome::bare(Status::Yes, record.owner));
+            }
+            (State::Pending, _) | (State::Elsewhere, Want::Value) => {}
+        }
+        let key = self.next_key;
+        self.next_key += 1;
+        record.waiters.push(Waiter::Local { key, want, wake });
+        let owner = record.owner;
+        let pending = matches!(record.state, State::Pending);
+        let told = pending && record.call && id.whence == me;
+        if owner != me && !told {
+            match want {
+                Want::Value if record.asked_value.is_none() => self.ask_value(id, owner),
+                Want::Ready if record.asked_ready.is_none() => self.ask_ready(id, owner),
+                _ => {}
+            }
+        }
+        Watch::Later(key)
+    }
+
+    /// Takes a waiter back; a request that waits for nobody else is withdrawn from the owner.
+    pub fn unwatch(&mut self, id: RefId, key: u64) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        record.waiters.retain(|w| !matches!(w, Waiter::Local { key: k, .. } if *k == key));
+        if !record.waiters.is_empty() || record.owner == self.me {
+            return;
+        }
+        let owner = record.owner;
+        let asked = [record.asked_value.take(), record.asked_ready.take()];
+        for req in asked.into_iter().flatten() {
+            self.withdraw(owner, req, id);
+        }
+    }
+
+    /// Whether this process knows that there is a value.
+    pub fn known_ready(&self, id: RefId) -> bool {
+        self.records.get(&id).is_some_and(Record::is_set)
+    }
+
+    /// Sets the value of a reference of this process to bytes; false where it has one.
+    pub fn put(&mut self, id: RefId, status: Status, body: Body) -> bool {
+        if self.state_of(id).is_none_or(|s| !matches!(s, State::Pending)) {
+            return false;
+        }
+        self.keep_refs(&body.refs);
+        self.set(id, Outcome { status, body: Arc::new(body), pid: self.me });
+        true
+    }
+
+    /// The value of a reference of this process is a Python object here; false where it has one.
+    pub fn put_local(&mut self, id: RefId) -> bool {
+        let me = self.me;
+        let Some(record) = self.records.get_mut(&id) else { return false };
+        if record.is_set() {
+            return false;
+        }
+        record.state = State::ReadyLocal;
+        let waiters = std::mem::take(&mut record.waiters);
+        let mut export = false;
+        for waiter in waiters {
+            match waiter {
+                Waiter::Remote { want: Want::Value, .. } => {
+                    export = true;
+                    if let Some(record) = self.records.get_mut(&id) {
+                        record.waiters.push(waiter);
+                    }
+                }
+                other => self.wake_ready(other, me),
+            }
+        }
+        if export {
+            self.export(id);
+        }
+        true
+    }
+
+    fn wake_ready(&mut self, waiter: Waiter<W>, me: ProcId) {
+        let outcome = Outcome::bare(Status::Yes, me);
+        match waiter {
+            Waiter::Local { wake, .. } => self.outputs.push(Output::Wake(wake, outcome)),
+            Waiter::Remote { pid, req, .. } => self.answer(pid, req, outcome.status),
+        }
+    }
+
+    fn export(&mut self, id: RefId) {
+        if let Some(record) = self.records.get_mut(&id)
+            && !record.exporting
+        {
+            record.exporting = true;
+            self.outputs.push(Output::Export(id));
+        }
+    }
+
+    /// Python has pickled the value of a reference of this process.
+    pub fn exported(&mut self, id: RefId, status: Status, body: Body) {
+        let me = self.me;
+        if let Some(State::ReadyLocal) = self.state_of(id) {
+            self.keep_refs(&body.refs);
+            self.set(id, Outcome { status, body: Arc::new(body), pid: me });
+        }
+    }
+
+    pub(super) fn handle_ref_op(&mut self, from: ProcId, req: u64, op: RefOp, target: RefId, body: Body) {
+        self.receive_refs(&body.refs);
+        match op {
+            RefOp::Fetch => self.await_remote(from, req, target, Want::Value),
+            RefOp::Wait => self.await_remote(from, req, target, Want::Ready),
+            RefOp::IsReady => {
+                let set = self.records.get(&target).is_some_and(Record::is_set);
+                self.answer(from, req, if set { Status::Yes } else { Status::No });
+            }
+            RefOp::Put => {
+                let pending = matches!(self.state_of(target), Some(State::Pending));
+                if pending {
+                    self.set(target, Outcome { status: Status::Value, body: Arc::new(body), pid: self.me });
+                } else {
+                    self.release_refs(&body.refs);
+                }
+                self.answer(from, req, if pending { Status::Yes } else { Status::AlreadySet });
+            }
+            RefOp::Cancel => {
+                let done = self.cancel(target);
+                self.answer(from, req, if done { Status::Yes } else { Status::No });
+            }
+            RefOp::Create => {
+                let me = self.me;
+                let record = self.records.entry(target).or_insert_with(|| Record::new(me));
+                record.created = true;
+                record.count(from, 1);
+                self.free_if_unused(target);
+            }
+        }
+    }
+
+    fn await_remote(&mut self, from: ProcId, req: u64, target: RefId, want: Want) {
+        let me = self.me;
+        let record = self.records.entry(target).or_insert_with(|| Record::new(me));
+        let waiter = Waiter::Remote { pid: from, req, want };
+        match (&record.state, want) {
+            (State::Ready(outcome), _) => {
+                let outcome = outcome.clone();
+                self.wake(waiter, &outcome);
+            }
+            (State::ReadyLocal, Want::Ready) => self.answer(from, req, Status::Yes),
+            (State::ReadyLocal, Want::Value) => {
+                record.waiters.push(waiter);
+                self.export(target);
+            }
+            _ => record.waiters.push(waiter),
+        }
+    }
+
+    pub(super) fn handle_withdraw(&mut self, from: ProcId, req: u64, target: RefId) {
+        if let Some(record) = self.records.get_mut(&target) {
+            record.waiters.retain(|w| !matches!(w, Waiter::Remote { pid, req: r, .. } if (*pid, *r) == (from, req)));
+            self.free_if_unused(target);
+        }
+    }
+
+    /// Cancels the call that is to make a value here; true where it had not ended.
+    pub fn cancel(&mut self, target: RefId) -> bool {
+        let key = (target.whence, target.id);
+        let Some(run) = self.running.get_mut(&key) else { return false };
+        if *run == Run::Cancelled {
+            return false;
+        }
+        if *run == Run::Running {
+            self.outputs.push(Output::InterruptCall(key.0, key.1));
+        }
+        *run = Run::Cancelled;
+        self.set(target, Outcome::bare(Status::Cancelled, self.me));
+        true
+    }
+
+    /// Registers a call to this process itself, so that it can be cancelled and counted; it has no message.
+    pub fn open_local_call(&mut self, with_future: bool) -> RefId {
+        let id = if with_future { self.create_local() } else { RefId { whence: self.me, id: self.fresh_id() } };
+        self.running.insert((id.whence, id.id), Run::Queued);
+        id
+    }
+
+    /// A call to this process itself has ended; false where it was cancelled.
+    pub fn finish_local_call(&mut self, id: RefId) -> bool {
+        self.running.remove(&(id.whence, id.id)) != Some(Run::Cancelled)
+    }
+}

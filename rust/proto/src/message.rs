@@ -1,0 +1,99 @@
+//! What processes say to each other once they have authenticated.
+
+use std::sync::Arc;
+
+use crate::body::Body;
+use crate::ids::{ProcId, RefId};
+
+/// How the caller wants to hear of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CallMode {
+    /// The value is sent back with the answer.
+    Fetch = 0,
+    /// The value stays with the process that ran the call, under the call's reference.
+    Future = 1,
+    /// Nothing is sent back.
+    Do = 2,
+}
+
+/// How a call or an operation on a reference ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Status {
+    /// The body is a pickled value.
+    Value = 0,
+    /// The body is a pickled exception.
+    Error = 1,
+    /// The call was cancelled.
+    Cancelled = 2,
+    /// Plain yes, without a body.
+    Yes = 3,
+    /// Plain no, without a body.
+    No = 4,
+    /// The reference has a value already.
+    AlreadySet = 5,
+    /// The process knows no such reference.
+    UnknownRef = 6,
+    /// The process that was asked is gone; the body is the reason as text.
+    Exited = 7,
+}
+
+/// An operation on a reference, sent to its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum RefOp {
+    /// Answers with the value once there is one.
+    Fetch = 0,
+    /// Answers `Yes` once there is a value.
+    Wait = 1,
+    /// Answers at once whether there is a value.
+    IsReady = 2,
+    /// Sets the value.
+    Put = 3,
+    /// Cancels the call that is to make the value.
+    Cancel = 4,
+    /// Makes an empty future.
+    Create = 5,
+}
+
+/// A change of how many times a process holds a reference, told to the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefDelta {
+    pub id: RefId,
+    pub holder: ProcId,
+    pub delta: i32,
+}
+
+/// A member of the cluster as the others know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    pub pid: ProcId,
+    pub ospid: u32,
+    /// Where it listens: `unix:PATH` or `tcp:HOST:PORT`; empty where nobody dials it.
+    pub address: String,
+    /// The tag of its listener, mixed into the handshake.
+    pub inst: [u8; 16],
+    pub host: String,
+}
+
+/// A message between two processes.
+#[derive(Debug)]
+pub enum Message {
+    Call { id: u64, mode: CallMode, body: Body },
+    Result { id: u64, status: Status, body: Arc<Body> },
+    /// The call behind a future has ended; its value stays where it ran.
+    Done { id: u64 },
+    RefOp { req: u64, op: RefOp, target: RefId, body: Body },
+    /// Takes back an operation that still waits.
+    Withdraw { req: u64, target: RefId },
+    Refs { deltas: Vec<RefDelta> },
+    Interrupt,
+    Exit,
+    Join { member: Member },
+    Leave { pid: ProcId, reason: String },
+    /// A worker tells that it answers calls from now on.
+    Ready,
+    Ping { tick: u64 },
+    Pong { tick: u64 },
+}
