@@ -1,0 +1,1 @@
+"""Benchmarks of pydist beside its peers and the bare floor: `python -m benches`, or pytest."""
