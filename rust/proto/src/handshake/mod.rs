@@ -1,0 +1,215 @@
+//! The handshake proves to both ends of a connection that the other knows the cookie of the cluster.
+//!
+//! ```text
+//!   initiator                              acceptor
+//!       │ ── HELLO ──────────────────────────▶ │
+//!       │ ◀────────────────────── CHALLENGE ── │   or VERSION_MISMATCH, and the end
+//!       │ ── PROOF (initiator) ──────────────▶ │   the connector proves first
+//!       │ ◀──────── PROOF (acceptor) + INFO ── │
+//!       │ ── INFO ───────────────────────────▶ │
+//!       │            messages follow           │
+//! ```
+//!
+//! The layout of every message is in `docs/wire-handshake.md`. The state machines here own no socket, clock or
+//! randomness: the caller feeds received bytes to [`Handshake::handle_bytes`], sends what
+//! [`Handshake::poll_output`] returns, supplies a fresh nonce, and closes the connection after an error or
+//! after [`HANDSHAKE_DEADLINE_MS`], one absolute deadline for the whole exchange.
+//!
+//! The only way to an [`Authenticated`] is a finished handshake, and the message decoder is built from nothing
+//! else: so no byte of an unproved peer reaches pickle.
+
+mod acceptor;
+mod cookie;
+mod driver;
+mod error;
+mod initiator;
+mod keys;
+mod wire;
+
+use std::fmt;
+
+pub use cookie::Cookie;
+pub use error::HandshakeError;
+
+use driver::Driver;
+
+/// The oldest protocol version that this build speaks.
+pub const PROTOCOL_MIN: u16 = 1;
+/// The newest protocol version that this build speaks.
+pub const PROTOCOL_MAX: u16 = 1;
+/// The most bytes that are consumed from a peer before its proof is verified.
+pub const PRE_AUTH_LIMIT: usize = 512;
+/// The longest INFO message, with its length and its tag.
+pub const INFO_LIMIT: usize = 512;
+/// The time that a caller gives a whole handshake, in milliseconds from the connection's first moment.
+pub const HANDSHAKE_DEADLINE_MS: u64 = 5000;
+
+// Every message before INFO has a fixed length, so the limit holds by construction.
+const _: () = assert!(wire::HELLO_LEN + wire::PROOF_LEN <= PRE_AUTH_LIMIT);
+const _: () = assert!(wire::CHALLENGE_LEN + wire::PROOF_LEN <= PRE_AUTH_LIMIT);
+
+/// The versions that an end tells its peer in INFO.
+///
+/// `package` is sent as at most 64 printable ASCII characters; others are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The CPython version: major, minor, micro.
+    pub python: (u8, u8, u8),
+    /// The pydist version.
+    pub package: String,
+}
+
+/// What one end says about itself, and how strict it is.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// The worker id that this end claims.
+    pub id: u32,
+    /// The public random id of the cluster; an acceptor refuses a HELLO of another one.
+    pub cluster: [u8; 16],
+    /// The versions that this end reports.
+    pub versions: Versions,
+    /// Whether a peer with another CPython X.Y is accepted.
+    pub allow_python_mismatch: bool,
+}
+
+/// The values that bind one handshake to one connection.
+pub struct Secrets {
+    /// The nonce of this end: fresh from the operating system for each handshake, never used twice.
+    pub nonce: [u8; 32],
+    /// The instance tag of the acceptor's listener, learnt out of band and never sent in a handshake.
+    pub inst: [u8; 16],
+    /// The exporter value of the TLS session, or zeros without TLS.
+    pub channel_binding: [u8; 32],
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets(..)")
+    }
+}
+
+/// The handshake of the end that made the connection.
+#[derive(Debug)]
+pub struct Initiator(Driver<initiator::State>);
+
+impl Initiator {
+    /// Starts a handshake whose HELLO is at once in the output.
+    pub fn new(local: Local, cookie: &Cookie, secrets: Secrets) -> Initiator {
+        Initiator(Driver::new(local, cookie, secrets))
+    }
+}
+
+/// The handshake of the end that accepted the connection.
+#[derive(Debug)]
+pub struct Acceptor(Driver<acceptor::State>);
+
+impl Acceptor {
+    /// Starts a handshake that says nothing before a HELLO has come.
+    pub fn new(local: Local, cookie: &Cookie, secrets: Secrets) -> Acceptor {
+        Acceptor(Driver::new(local, cookie, secrets))
+    }
+}
+
+/// A handshake in either role.
+#[derive(Debug)]
+pub enum Handshake {
+    /// This end made the connection.
+    Initiator(Initiator),
+    /// This end accepted the connection.
+    Acceptor(Acceptor),
+}
+
+impl Handshake {
+    /// Feeds received bytes and returns how many were consumed.
+    ///
+    /// Fewer than given are consumed only once the handshake has finished: the rest belongs to the message
+    /// decoder. An error is final, and every later call returns it again. After an error the caller sends what
+    /// [`poll_output`](Self::poll_output) still holds, then closes.
+    pub fn handle_bytes(&mut self, input: &[u8]) -> Result<usize, HandshakeError> {
+        match self {
+            Handshake::Initiator(Initiator(driver)) => driver.handle_bytes(input),
+            Handshake::Acceptor(Acceptor(driver)) => driver.handle_bytes(input),
+        }
+    }
+
+    /// Takes the bytes to send now, if there are any.
+    ///
+    /// After an error there are some only where the peer must learn of a version mismatch; there is never a
+    /// proof after a failed check.
+    pub fn poll_output(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Handshake::Initiator(Initiator(driver)) => driver.poll_output(),
+            Handshake::Acceptor(Acceptor(driver)) => driver.poll_output(),
+        }
+    }
+
+    /// Tells whether the peer is proved and its INFO accepted.
+    pub fn is_finished(&self) -> bool {
+        match self {
+            Handshake::Initiator(Initiator(driver)) => driver.is_finished(),
+            Handshake::Acceptor(Acceptor(driver)) => driver.is_finished(),
+        }
+    }
+
+    /// Turns a finished handshake, whose output was taken, into the proof that it finished.
+    pub fn finish(self) -> Result<Authenticated, HandshakeError> {
+        match self {
+            Handshake::Initiator(Initiator(driver)) => driver.finish(),
+            Handshake::Acceptor(Acceptor(driver)) => driver.finish(),
+        }
+    }
+}
+
+impl From<Initiator> for Handshake {
+    fn from(initiator: Initiator) -> Handshake {
+        Handshake::Initiator(initiator)
+    }
+}
+
+impl From<Acceptor> for Handshake {
+    fn from(acceptor: Acceptor) -> Handshake {
+        Handshake::Acceptor(acceptor)
+    }
+}
+
+/// The evidence that a peer knows the cookie; only a finished handshake makes one.
+///
+/// The id is what the peer claimed: whoever owns the table of workers refuses an id that it did not expect on
+/// this connection or that has a live session.
+#[derive(Debug)]
+pub struct Authenticated {
+    peer_id: u32,
+    session: [u8; 32],
+    peer_versions: Versions,
+}
+
+impl Authenticated {
+    /// The worker id that the peer claims.
+    pub fn peer_id(&self) -> u32 {
+        self.peer_id
+    }
+
+    /// The session id, equal at both ends and new in every session: the epoch of its frames.
+    pub fn session(&self) -> &[u8; 32] {
+        &self.session
+    }
+
+    /// The versions that the peer reports.
+    pub fn peer_versions(&self) -> &Versions {
+        &self.peer_versions
+    }
+
+    /// Makes evidence out of nothing, for tests of what comes after a handshake.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn for_tests(peer_id: u32) -> Authenticated {
+        let peer_versions = Versions {
+            python: (3, 11, 0),
+            package: String::from("0.0.0"),
+        };
+        Authenticated {
+            peer_id,
+            session: [0; 32],
+            peer_versions,
+        }
+    }
+}
