@@ -1,7 +1,7 @@
 # Shared by the scripts beside it: finds the tools and makes the virtual environment.
 # PYTHON names the interpreter to use, VENV the environment (default .venv).
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 VENV=${VENV:-$PWD/.venv}
 PATH=$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 export PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
