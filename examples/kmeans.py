@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import numpy as np
+
 import pydist
 
 Array = np.ndarray
