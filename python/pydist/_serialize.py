@@ -1,0 +1,381 @@
+"""Pickling of calls and values: what can go by name does, the rest goes by value, buffers go out of band.
+
+Calls and values that consist of importable functions and plain data take a short way through the C pickler.
+All others go through a subclass of cloudpickle's. Either way the result is a protocol 5 pickle, the buffers
+that travel beside it, and the references to futures and channels in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import importlib
+import io
+import pickle
+import sys
+import threading
+import types
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
+from pydist import _pickle_path
+from pydist._captures import Capture, large_captures, warn_large_captures
+from pydist._plain import ARRAYS, ATOMS, LARGE_BYTES, learn_numpy, name_opcodes, plainness
+from pydist._reducers import Raw, Reducer, reducer_for
+
+Ref: TypeAlias = tuple[int, int, int]
+Dumped: TypeAlias = tuple[bytes, list[pickle.PickleBuffer], list[Ref]]
+
+MANY_BUFFERS = 64
+"""After this many buffers, those smaller than `SMALL_BUFFER` go into the stream."""
+SMALL_BUFFER = 4096
+
+
+class PicklingError(pickle.PicklingError, TypeError):
+    """Something cannot be pickled; the message names the path to it, such as `args[0]['lock']`.
+
+    It is a `TypeError` too, as that is what pickle raises for many objects.
+
+    Attributes:
+        path: where the culprit is, as in the message.
+    """
+
+    path: str = ""
+
+
+class _State(threading.local):
+    """What is under way on this thread: the references of the innermost dumps, and whether it is a loads."""
+
+    refs: list[Ref] | None = None
+    loading: bool = False
+
+
+_state = _State()
+
+
+def note_ref(owner: int, whence: int, id: int) -> bool:
+    """Records a reference met while pickling.
+
+    Parameters:
+        owner: the process that keeps the value.
+        whence: the process that made the reference.
+        id: its number there.
+
+    Returns:
+        Whether a dumps of pydist is under way on this thread; if not, the reference leaves the cluster.
+
+    >>> note_ref(1, 1, 7)
+    False
+    """
+    refs = _state.refs
+    if refs is None:
+        return False
+    refs.append((owner, whence, id))
+    return True
+
+
+def dumping() -> bool:
+    """Says whether a dumps of pydist is under way on this thread.
+
+    >>> dumping()
+    False
+    """
+    return _state.refs is not None
+
+
+def loading() -> bool:
+    """Says whether a loads of pydist is under way on this thread.
+
+    >>> loading()
+    False
+    """
+    return _state.loading
+
+
+def register_by_value(module: types.ModuleType | str) -> None:
+    """Sends the functions and classes of a module by value, so that workers need not have it.
+
+    Parameters:
+        module: the module, or its name.
+
+    Raises:
+        TypeError: it is neither.
+        ImportError: there is no module of that name.
+
+    >>> import json
+    >>> register_by_value(json); unregister_by_value("json")
+    """
+    cloudpickle.register_pickle_by_value(_module(module))
+
+
+def unregister_by_value(module: types.ModuleType | str) -> None:
+    """Takes `register_by_value` back.
+
+    Parameters:
+        module: the module, or its name.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: it is not registered.
+    """
+    cloudpickle.unregister_pickle_by_value(_module(module))
+
+
+def _module(module: types.ModuleType | str) -> types.ModuleType:
+    if isinstance(module, types.ModuleType):
+        return module
+    if isinstance(module, str):
+        return importlib.import_module(module)
+    raise TypeError(f"expected a module or its name, got {type(module).__name__}")
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
+    """Cloudpickle's pickler with reducers of our own, which say quickly that a thing is left to pickle."""
+
+    def __init__(self, file: Any, buffers: list[pickle.PickleBuffer]) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffers.append)
+        self.buffers = buffers
+        self.reducers: dict[type, Reducer | None] = {}
+        self.captures: list[Capture] = []
+
+    def dump(self, obj: Any) -> None:
+        """Writes an object; a RecursionError stays one."""
+        pickle.Pickler.dump(self, obj)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called by the C pickler for whatever is not of a built-in type."""
+        cls = type(obj)
+        try:
+            reducer = self.reducers[cls]
+        except KeyError:
+            reducer = self.reducers[cls] = reducer_for(cls)
+        return NotImplemented if reducer is None else reducer(self, obj)
+
+    def reduce_by_value(self, obj: Any) -> Any:
+        """Lets cloudpickle reduce a function or class."""
+        if isinstance(obj, types.FunctionType):
+            self.captures.extend(large_captures(obj))
+        return super().reducer_override(obj)
+
+    def keep_in_band(self, nbytes: int) -> bool:
+        """Says whether a buffer of this size goes into the stream, because there are very many."""
+        return nbytes < SMALL_BUFFER and len(self.buffers) >= MANY_BUFFERS
+
+
+_table_sources: tuple[Any, Any] = (None, None)
+
+
+def _refresh_table() -> None:
+    """Gives the pickler one dict of all registered reducers, which is much quicker than a ChainMap."""
+    global _table_sources
+    table = cloudpickle.Pickler.dispatch_table
+    if not isinstance(table, ChainMap):
+        return
+    own, registered = _table_sources
+    if table.maps[0] != own or copyreg.dispatch_table != registered:
+        # cloudpickle's own reducer for memoryview hides one that the user has registered
+        users = {cls: reducer for cls, reducer in copyreg.dispatch_table.items() if cls is memoryview}
+        _Pickler.dispatch_table = {**table, **users}
+        _table_sources = dict(table.maps[0]), dict(copyreg.dispatch_table)
+
+
+def dump(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """Pickles an object the general way, into the dumps that is under way on this thread, if any.
+
+    Parameters:
+        obj: what to pickle.
+
+    Returns:
+        The pickle and its buffers. Errors come as pickle raises them.
+    """
+    data, pickler = _run_pickler(obj)
+    return data, pickler.buffers
+
+
+def _run_pickler(obj: Any) -> tuple[bytes, _Pickler]:
+    _refresh_table()
+    file = io.BytesIO()
+    pickler = _Pickler(file, [])
+    pickler.dump(obj)
+    return file.getvalue(), pickler
+
+
+@contextlib.contextmanager
+def collect_refs() -> Iterator[list[Ref]]:
+    """Makes a dumps be under way on this thread, and gives the list of the references met in it."""
+    saved = _state.refs, _state.loading
+    refs: list[Ref] = []
+    _state.refs, _state.loading = refs, False
+    try:
+        yield refs
+    finally:
+        _state.refs, _state.loading = saved
+
+
+def dump_if_possible(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]] | None:
+    """Does what `dump` does, or returns None; then it leaves no references behind."""
+    refs = _state.refs
+    before = len(refs) if refs is not None else 0
+    try:
+        return dump(obj)
+    except BaseException:
+        if refs is not None:
+            del refs[before:]
+        return None
+
+
+def _probe(obj: Any) -> BaseException | None:
+    """Returns the error that pickling an object gives, None where it succeeds."""
+    try:
+        with collect_refs():
+            dump(obj)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return error
+    return None
+
+
+def _explain(error: BaseException, roots: list[tuple[str, Any]]) -> BaseException:
+    """Returns the error to raise instead of one that pickling gave, with the path to the culprit."""
+    if isinstance(error, RecursionError):
+        failing = (path for path, value in roots if isinstance(_probe(value), RecursionError))
+        return RecursionError(f"cannot pickle {next(failing, 'the call')}: it is nested too deeply ({error})")
+    found = _pickle_path.find(roots, _probe)
+    explained = PicklingError(_pickle_path.message(found, error, roots))
+    explained.path = found.path if found is not None else ""
+    return explained
+
+
+def _outer(value: Any) -> Any:
+    cls = type(value)
+    return Raw(value) if (cls is bytes or cls is bytearray) and len(value) >= LARGE_BYTES else value
+
+
+def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]]) -> Dumped:
+    """Pickles the general way; `roots` gives the names of the parts, for an error."""
+    state = _state
+    saved = state.refs, state.loading
+    refs: list[Ref] = []
+    state.refs, state.loading = refs, False
+    try:
+        data, pickler = _run_pickler(obj)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        raise _explain(error, roots()) from error
+    finally:
+        state.refs, state.loading = saved
+    learn_numpy()
+    if pickler.captures:
+        warn_large_captures(pickler.captures)
+    return data, pickler.buffers, refs
+
+
+def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
+    """Pickles a call, as the tuple `(f, args, kwargs)`.
+
+    A bytearray of 64 KiB or more that is itself an argument travels as a buffer; one that is also inside
+    another argument arrives twice.
+
+    Parameters:
+        f: the function; by name where it is importable, else by value.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        The pickle, the buffers beside it, and the references to futures and channels in it.
+
+    Raises:
+        pickle.PicklingError: something in it cannot be pickled; the message names the path to it.
+        RecursionError: it is nested too deeply.
+
+    Distributed.jl: `serialize` of a `CallMsg`.
+
+    >>> import operator
+    >>> data, buffers, refs = dumps_call(operator.add, (1, 2), {})
+    >>> f, args, kwargs = loads(data, buffers)
+    >>> f(*args, **kwargs)
+    3
+    """
+    kind = plainness(args)
+    if kind and (not kwargs or plainness(kwargs)):
+        opcodes = name_opcodes(f)
+        if opcodes is not None:
+            if kind == ATOMS and not kwargs:
+                data = pickle.dumps(args, 5)
+                if len(data) < LARGE_BYTES:
+                    # PROTO, and FRAME with its length, at the front; STOP at the end
+                    body = data[11:-1] if data[2] == 0x95 else data[2:-1]
+                    return b"\x80\x05" + opcodes + body + b"}\x87.", [], []
+            buffers: list[pickle.PickleBuffer] = []
+            return pickle.dumps((f, args, kwargs), 5, buffer_callback=buffers.append), buffers, []
+    outer = (f, tuple(map(_outer, args)), {name: _outer(value) for name, value in kwargs.items()})
+    return _dump_rooted(
+        outer,
+        lambda: [
+            ("f", f),
+            *((f"args[{i}]", value) for i, value in enumerate(args)),
+            *((f"kwargs[{name!r}]", value) for name, value in kwargs.items()),
+        ],
+    )
+
+
+def dumps(value: Any, *, root: str = "value") -> Dumped:
+    """Pickles a value.
+
+    Parameters:
+        value: what to pickle.
+        root: what it is called in the path of an error, such as "result".
+
+    Returns:
+        The pickle, the buffers beside it, and the references to futures and channels in it.
+
+    Raises:
+        pickle.PicklingError: something in it cannot be pickled; the message names the path to it.
+        RecursionError: it is nested too deeply.
+
+    >>> data, buffers, refs = dumps({"a": [1, 2]})
+    >>> loads(data, buffers)
+    {'a': [1, 2]}
+    """
+    kind = plainness(value)
+    if kind == ATOMS:
+        return pickle.dumps(value, 5), [], []
+    if kind == ARRAYS:
+        buffers: list[pickle.PickleBuffer] = []
+        return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers, []
+    return _dump_rooted(_outer(value), lambda: [(root, value)])
+
+
+def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
+    """Unpickles what `dumps` or `dumps_call` made.
+
+    Parameters:
+        data: the pickle, bytes-like.
+        buffers: the buffers beside it; arrays lie in them, and are writable where they are.
+
+    Returns:
+        The value; for a call the tuple `(f, args, kwargs)`.
+
+    Raises:
+        BaseException: whatever unpickling raises. A missing module is named, with the `sys.path` here.
+
+    >>> loads(dumps(7)[0])
+    7
+    """
+    state = _state
+    saved = state.refs, state.loading
+    state.refs, state.loading = None, True
+    try:
+        return pickle.loads(data, buffers=buffers)
+    except ModuleNotFoundError as error:
+        error.add_note(
+            f"the module {error.name!r} could not be imported on this process; its sys.path is {sys.path}"
+        )
+        raise
+    finally:
+        state.refs, state.loading = saved

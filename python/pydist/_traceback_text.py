@@ -1,0 +1,105 @@
+"""The text of exceptions: what is printed of them in another process. Nothing here raises."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Iterator
+
+import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
+MAX_TEXT = 64 * 1024
+"""A longer traceback text loses its middle."""
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_MACHINERY = (
+    _PACKAGE,
+    os.path.abspath(pickle.__file__),
+    os.path.dirname(cloudpickle.__file__) + os.sep,
+)
+
+
+def name_of(exc: BaseException) -> str:
+    """Returns the name of an exception's class, with its module unless it is a built-in."""
+    cls = type(exc)
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def text_of(exc: BaseException) -> str:
+    """Returns what `str` does, or what kept it from doing so."""
+    try:
+        return str(exc)
+    except BaseException as error:
+        return f"<its __str__ raised {type(error).__name__}>"
+
+
+def this_host() -> str | None:
+    """Returns the name of this host, None where it has none."""
+    try:
+        return socket.gethostname()
+    except OSError:
+        return None
+
+
+def format_traceback(exc: BaseException, *, notes: bool = True) -> str:
+    """Returns the printed form of an exception, with the user's frames only; never raises.
+
+    Parameters:
+        exc: the exception.
+        notes: whether its own notes are in it, not only those of its chain.
+
+    Returns:
+        The text. Frames of pydist and of the picklers are left out at the top. A long text loses its middle.
+
+    >>> format_traceback(ValueError("bad"))
+    'ValueError: bad\\n'
+    """
+    try:
+        printed = traceback.TracebackException.from_exception(exc, compact=True)
+        for each in _printed_chain(printed):
+            while each.stack and each.stack[0].filename.startswith(_MACHINERY):
+                del each.stack[0]
+        if not notes:
+            printed.__notes__ = None  # type: ignore[attr-defined, unused-ignore]
+        text = "".join(printed.format())
+    except BaseException:
+        text = f"{name_of(exc)}: {text_of(exc)}\n"
+    return shorten(text)
+
+
+def _printed_chain(first: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    todo, seen = [first], {id(first)}
+    for each in todo:
+        yield each
+        for other in (each.__cause__, each.__context__, *(each.exceptions or ())):
+            if other is not None and id(other) not in seen:
+                seen.add(id(other))
+                todo.append(other)
+
+
+def shorten(text: str) -> str:
+    """Returns a text without its middle, if it is very long."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+def place(pid: int, host: str | None) -> str:
+    """Returns how a process is called in texts.
+
+    >>> place(2, "node1")
+    'worker 2 (node1)'
+    """
+    return f"{'process' if pid == 1 else 'worker'} {pid}" + (f" ({host})" if host else "")
+
+
+def passage(exc: BaseException, pid: int) -> str:
+    """Returns the frames through which an exception from elsewhere has passed in this process."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(_MACHINERY)]
+    if not own:
+        return ""
+    return f"\nIt passed through {place(pid, this_host())}:\n{''.join(traceback.format_list(own))}"
