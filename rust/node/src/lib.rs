@@ -1,1 +1,18 @@
-//! Sockets.
+//! What connects the state machine of a process to the operating system: sockets, one reactor thread, waiting.
+
+mod death;
+mod dispatch;
+mod driver;
+pub mod inbox;
+mod link;
+mod listener;
+mod node;
+mod outgoing;
+mod parker;
+mod reactor;
+mod sending;
+pub mod waiter;
+
+pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
+pub use parker::Parked;
+pub use sending::{CallFailed, Payload};

@@ -1,1 +1,37 @@
-//! The extension module.
+//! The extension module `pydist._core`: the process's node, seen from Python.
+
+mod buffer;
+mod calls;
+mod errors;
+mod executor;
+mod lifecycle;
+mod outcome;
+mod queue;
+mod refs;
+mod waiting;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::buffer::Buffer;
+    #[pymodule_export]
+    use super::calls::{call_do, call_fetch, call_future, call_queue};
+    #[pymodule_export]
+    use super::executor::Executor;
+    #[pymodule_export]
+    use super::lifecycle::{
+        abandon, after_fork_in_child, announce_ready, ask_exit, calls_queued, check_pid, close, dial_head, expect_worker,
+        forget_worker, interrupt, is_running, listen, me, members, set_worker_ospid, start, stats, take_notes,
+        wait_open, worker_arrived,
+    };
+    #[pymodule_export]
+    use super::outcome::{Hold, Outcome};
+    #[pymodule_export]
+    use super::queue::Queue;
+    #[pymodule_export]
+    use super::refs::{Ref, create_future, exported, local_call, reference};
+    #[pymodule_export]
+    use super::waiting::Sleeper;
+}

@@ -1,0 +1,45 @@
+//! How a child process ended, without reaping it: Python's `subprocess` does that.
+
+use std::time::{Duration, Instant};
+
+use pydist_proto::ids::ProcId;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+
+/// How long a closed connection waits for the exit status of its process.
+pub(crate) const STATUS_WAIT: Duration = Duration::from_millis(700);
+/// How often the status is looked for meanwhile.
+pub(crate) const STATUS_EVERY: Duration = Duration::from_millis(2);
+
+/// A process whose connection has closed, and whose exit status is awaited.
+pub(crate) struct Dying {
+    pub(crate) pid: ProcId,
+    pub(crate) ospid: u32,
+    pub(crate) until: Instant,
+    pub(crate) reason: String,
+}
+
+/// Describes how a child ended, or nothing while it runs or where it is no child of this process.
+pub(crate) fn exit_reason(ospid: u32) -> Option<String> {
+    let pid = Pid::from_raw(i32::try_from(ospid).ok()?)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let status = waitid(WaitId::Pid(pid), options).ok()??;
+    if let Some(signal) = status.terminating_signal() {
+        return Some(format!("signal {signal}{}", signal_note(signal)));
+    }
+    status.exit_status().map(|code| format!("exit code {code}"))
+}
+
+fn signal_note(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGKILL => " (SIGKILL), possibly out of memory",
+        libc::SIGSEGV => " (SIGSEGV)",
+        libc::SIGABRT => " (SIGABRT)",
+        libc::SIGTERM => " (SIGTERM)",
+        libc::SIGBUS => " (SIGBUS)",
+        libc::SIGFPE => " (SIGFPE)",
+        libc::SIGILL => " (SIGILL)",
+        libc::SIGINT => " (SIGINT)",
+        libc::SIGHUP => " (SIGHUP)",
+        _ => "",
+    }
+}

@@ -1,0 +1,233 @@
+//! The calls that wait for a thread of Python, and the threads that wait for calls.
+//!
+//! One executor at a time takes calls while they are short. When the calls behind a running one have
+//! waited for [`STALL`], another executor is woken, so that a call which blocks holds up no other. A call
+//! is taken only once the one before it has started, so that calls start in the order in which they came.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pydist_proto::ids::{ProcId, RefId};
+use pydist_proto::machine::Incoming;
+
+use crate::driver::Driver;
+use crate::parker::Parker;
+
+/// How long calls wait behind a running one before another executor is woken.
+pub(crate) const STALL: Duration = Duration::from_micros(500);
+
+/// Something for an executor to do.
+#[derive(Debug)]
+pub enum Item {
+    Call(Incoming),
+    /// Run a call that this process made to itself; the key names it in Python.
+    Local(u64),
+    /// Pickle the value of a reference for others.
+    Export(RefId),
+    /// Interrupt the calls that run here: all, or one.
+    Interrupt(Option<(ProcId, u64)>),
+    /// The process is to end.
+    Exit,
+    /// The executors are to end.
+    Stop,
+}
+
+/// One thread of Python that runs calls.
+#[derive(Debug, Default)]
+pub struct Executor {
+    pub(crate) parker: Parker,
+    state: Mutex<ExecutorState>,
+}
+
+#[derive(Debug, Default)]
+struct ExecutorState {
+    /// It runs a call that is not blocked in a wait of pydist.
+    active: bool,
+    /// It has taken a call that has not started.
+    starting: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    urgent: VecDeque<Item>,
+    queue: VecDeque<Item>,
+    idle: Vec<Arc<Executor>>,
+    executors: usize,
+    active: usize,
+    /// A call has been taken and has not started yet.
+    starting: bool,
+    /// Counts calls taken: tells the stall check whether anything moved.
+    taken: u64,
+    taken_at_check: u64,
+    stopped: bool,
+}
+
+/// The queue of calls and the executors that serve it.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+}
+
+/// Takes the executor that reads the sockets already, or else the one that was busy last.
+fn pick(idle: &mut Vec<Arc<Executor>>) -> Option<Arc<Executor>> {
+    match idle.iter().position(|e| e.parker.is_leading()) {
+        Some(at) => Some(idle.swap_remove(at)),
+        None => idle.pop(),
+    }
+}
+
+/// What pushing an item asks of the caller.
+pub(crate) struct Pushed {
+    /// The executor to wake.
+    pub(crate) wake: Option<Arc<Executor>>,
+    /// The stall check is to be run after [`STALL`].
+    pub(crate) check: bool,
+}
+
+impl Inbox {
+    pub(crate) fn register(&self) -> Arc<Executor> {
+        self.state.lock().executors += 1;
+        Arc::default()
+    }
+
+    pub(crate) fn unregister(&self, executor: &Arc<Executor>) {
+        let mut state = self.state.lock();
+        state.executors -= 1;
+        state.idle.retain(|e| !Arc::ptr_eq(e, executor));
+    }
+
+    pub(crate) fn push(&self, item: Item) -> Pushed {
+        let mut state = self.state.lock();
+        let urgent = matches!(item, Item::Export(_) | Item::Interrupt(_) | Item::Exit | Item::Stop);
+        if urgent {
+            state.urgent.push_back(item);
+            return Pushed { wake: pick(&mut state.idle), check: true };
+        }
+        state.queue.push_back(item);
+        let wake = if state.active == 0 && !state.starting { pick(&mut state.idle) } else { None };
+        Pushed { check: wake.is_none(), wake }
+    }
+
+    pub(crate) fn stop(&self) -> Vec<Arc<Executor>> {
+        let mut state = self.state.lock();
+        state.stopped = true;
+        std::mem::take(&mut state.idle)
+    }
+
+    /// Takes the next item for an executor, or puts it among the idle ones.
+    ///
+    /// The flag tells that no other executor is idle.
+    pub(crate) fn take(&self, executor: &Arc<Executor>) -> Option<(Item, bool)> {
+        let mut state = self.state.lock();
+        let mut own = executor.state.lock();
+        if own.starting {
+            own.starting = false;
+            state.starting = false;
+        }
+        if own.active {
+            own.active = false;
+            state.active -= 1;
+        }
+        if state.stopped {
+            return Some((Item::Stop, false));
+        }
+        let item = match state.urgent.pop_front() {
+            Some(item) => Some(item),
+            None if state.starting => None,
+            None => {
+                let item = state.queue.pop_front();
+                if matches!(item, Some(Item::Call(_) | Item::Local(_))) {
+                    state.starting = true;
+                    own.starting = true;
+                    own.active = true;
+                    state.active += 1;
+                    state.taken += 1;
+                }
+                item
+            }
+        };
+        match item {
+            Some(item) => {
+                state.idle.retain(|e| !Arc::ptr_eq(e, executor));
+                let lonely = state.idle.is_empty();
+                Some((item, lonely))
+            }
+            None => {
+                if !state.idle.iter().any(|e| Arc::ptr_eq(e, executor)) {
+                    state.idle.push(executor.clone());
+                }
+                None
+            }
+        }
+    }
+
+    /// The call that the executor has taken starts: the next one may be taken.
+    pub(crate) fn started(&self, executor: &Executor) -> bool {
+        let mut own = executor.state.lock();
+        if !own.starting {
+            return false;
+        }
+        own.starting = false;
+        drop(own);
+        let mut state = self.state.lock();
+        state.starting = false;
+        !state.queue.is_empty()
+    }
+
+    /// The executor's call blocks in a wait of pydist, and gives its slot back.
+    pub(crate) fn block(&self, executor: &Executor) -> Option<Arc<Executor>> {
+        let mut state = self.state.lock();
+        let mut own = executor.state.lock();
+        if own.starting {
+            own.starting = false;
+            state.starting = false;
+        }
+        if own.active {
+            own.active = false;
+            state.active -= 1;
+        }
+        if state.active == 0 && !state.queue.is_empty() { pick(&mut state.idle) } else { None }
+    }
+
+    /// The wait of the executor's call has ended.
+    pub(crate) fn unblock(&self, executor: &Executor) {
+        let mut state = self.state.lock();
+        let mut own = executor.state.lock();
+        if !own.active {
+            own.active = true;
+            state.active += 1;
+        }
+    }
+
+    /// Finds an executor for calls that have waited since the last check.
+    pub(crate) fn check_stall(&self) -> Pushed {
+        let mut state = self.state.lock();
+        if state.queue.is_empty() && state.urgent.is_empty() {
+            return Pushed { wake: None, check: false };
+        }
+        let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
+        state.taken_at_check = state.taken;
+        let free = !state.starting || !state.urgent.is_empty();
+        let wake = if stalled && free { pick(&mut state.idle) } else { None };
+        Pushed { wake, check: true }
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        let state = self.state.lock();
+        state.queue.len() + state.urgent.len()
+    }
+
+    pub(crate) fn executors(&self) -> usize {
+        self.state.lock().executors
+    }
+}
+
+impl Pushed {
+    pub(crate) fn wake(&self, driver: &Driver) {
+        if let Some(executor) = &self.wake {
+            executor.parker.unpark(driver);
+        }
+    }
+}

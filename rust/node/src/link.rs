@@ -1,0 +1,397 @@
+//! One connection: its handshake, what is read from it and what waits to be written.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use pydist_proto::body::Body;
+use pydist_proto::codec::Decoder;
+use pydist_proto::frame::{self, CHUNK_MAX, Header, INLINE_MAX};
+use pydist_proto::handshake::Handshake;
+use pydist_proto::ids::{ProcId, RemoteRef};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+use crate::outgoing::{Outgoing, Queue};
+
+/// Small messages queued beyond this make the sender of a call wait.
+pub(crate) const QUEUE_MAX: usize = 64 << 20;
+
+/// How far a connection has come.
+pub(crate) enum Reading {
+    Handshake { machine: Box<Handshake>, deadline: Instant },
+    Open(Box<Decoder>),
+    Closed,
+}
+
+/// Why a message could not be handed to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SendError {
+    Closed,
+    /// A signal arrived while the sender waited for room; nothing or an aborted message was sent.
+    Signal,
+}
+
+/// One connection.
+pub(crate) struct Link {
+    pub(crate) token: u64,
+    fd: OwnedFd,
+    /// Who is at the other end; 0 until it has said so.
+    peer: AtomicU32,
+    /// This side dialled.
+    pub(crate) dialled: bool,
+    pub(crate) reading: Mutex<Reading>,
+    /// An event came while another thread was reading.
+    pub(crate) again: AtomicBool,
+    /// The peer has closed its end: what is left is to be read up to the end.
+    pub(crate) hung_up: AtomicBool,
+    open: AtomicBool,
+    closed: AtomicBool,
+    writer: Mutex<Queue>,
+    /// Small messages of those who found the writer busy.
+    pending: Mutex<Vec<Outgoing>>,
+    queued: AtomicUsize,
+    room: Condvar,
+    room_lock: Mutex<()>,
+    next_stream: AtomicU16,
+    /// Held by who streams borrowed memory: the peer allows few messages under way at once.
+    bulk: Mutex<()>,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) messages_sent: AtomicU64,
+}
+
+impl Link {
+    pub(crate) fn new(token: u64, fd: OwnedFd, peer: ProcId, machine: Handshake, deadline: Instant) -> Link {
+        let dialled = matches!(machine, Handshake::Initiator(_));
+        Link {
+            token,
+            fd,
+            peer: AtomicU32::new(peer),
+            dialled,
+            reading: Mutex::new(Reading::Handshake { machine: Box::new(machine), deadline }),
+            again: AtomicBool::new(false),
+            hung_up: AtomicBool::new(false),
+            open: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            writer: Mutex::default(),
+            pending: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            room: Condvar::new(),
+            room_lock: Mutex::new(()),
+            next_stream: AtomicU16::new(1),
+            bulk: Mutex::new(()),
+            bytes_sent: AtomicU64::new(0),
+            messages_sent: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn peer(&self) -> ProcId {
+        self.peer.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// The handshake has ended well: what has been queued is sent.
+    pub(crate) fn opened(&self, peer: ProcId) {
+        self.peer.store(peer, Ordering::Relaxed);
+        self.open.store(true, Ordering::Release);
+        self.flush();
+    }
+
+    /// Marks the connection as closed and shuts the socket down; true the first time.
+    pub(crate) fn close(&self) -> bool {
+        let first = !self.closed.swap(true, Ordering::SeqCst);
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+        self.room.notify_all();
+        first
+    }
+
+    /// Sends bytes of the handshake, which always fit into the socket's buffer.
+    pub(crate) fn send_raw(&self, bytes: &[u8]) -> bool {
+        matches!(send_vectored(self.fd(), &[IoSlice::new(bytes)]), Ok(n) if n == bytes.len())
+    }
+
+    /// Sends a message whose memory the core owns; never waits.
+    pub(crate) fn send_owned(&self, header: Header, body: Arc<Body>) {
+        let total = body.size();
+        let lengths = body.segments.iter().map(|s| s.len());
+        if total <= INLINE_MAX {
+            let mut bytes = frame::encode_head(header, lengths, &body.refs, None);
+            body.segments.iter().for_each(|s| bytes.extend_from_slice(s.as_slice()));
+            self.enqueue(Outgoing::bytes(bytes));
+        } else {
+            let stream = self.stream_id();
+            let head = frame::encode_head(header, lengths, &body.refs, Some(stream));
+            self.enqueue(Outgoing::stream(head, stream, body));
+        }
+    }
+
+    /// Sends a message whose segments lie in memory of the caller; returns once they are not needed any more.
+    ///
+    /// Waits for room where the peer reads too slowly; `signalled` is asked now and then whether to give up.
+    pub(crate) fn send_borrowed(
+        &self,
+        header: Header,
+        segments: &[&[u8]],
+        refs: &[RemoteRef],
+        signalled: &dyn Fn() -> bool,
+    ) -> Result<(), SendError> {
+        let total: usize = segments.iter().map(|s| s.len()).sum();
+        let lengths = segments.iter().map(|s| s.len());
+        if total <= INLINE_MAX {
+            self.await_room(signalled)?;
+            let mut bytes = frame::encode_head(header, lengths, refs, None);
+            segments.iter().for_each(|s| bytes.extend_from_slice(s));
+            self.enqueue(Outgoing::bytes(bytes));
+            return if self.is_closed() { Err(SendError::Closed) } else { Ok(()) };
+        }
+        let _bulk = loop {
+            match self.bulk.try_lock_for(Duration::from_millis(20)) {
+                Some(guard) => break guard,
+                None if self.is_closed() => return Err(SendError::Closed),
+                None if signalled() => return Err(SendError::Signal),
+                None => {}
+            }
+        };
+        let stream = self.stream_id();
+        let head = frame::encode_head(header, lengths, refs, Some(stream));
+        self.send_chunks(&head, stream, segments, signalled)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    fn stream_id(&self) -> u16 {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn await_room(&self, signalled: &dyn Fn() -> bool) -> Result<(), SendError> {
+        while self.queued_bytes() > QUEUE_MAX {
+            if self.is_closed() {
+                return Err(SendError::Closed);
+            }
+            if signalled() {
+                return Err(SendError::Signal);
+            }
+            let mut guard = self.room_lock.lock();
+            self.room.wait_for(&mut guard, Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn enqueue(&self, message: Outgoing) {
+        if self.is_closed() {
+            return;
+        }
+        self.messages_sent.fetch_add(1, Ordering::Relaxed);
+        if self.is_open()
+            && let Some(mut writer) = self.writer.try_lock()
+        {
+            self.take_pending(&mut writer);
+            self.queued.fetch_add(message.owned_bytes(), Ordering::Relaxed);
+            writer.push(message);
+            self.write_queue(&mut writer);
+            drop(writer);
+            self.flush_if_pending();
+            return;
+        }
+        self.queued.fetch_add(message.owned_bytes(), Ordering::Relaxed);
+        self.pending.lock().push(message);
+        self.flush();
+    }
+
+    fn take_pending(&self, writer: &mut Queue) {
+        for message in self.pending.lock().drain(..) {
+            writer.push(message);
+        }
+    }
+
+    /// Writes what is queued, as far as the socket takes it.
+    pub(crate) fn flush(&self) {
+        if !self.is_open() {
+            return;
+        }
+        while let Some(mut writer) = self.writer.try_lock() {
+            self.take_pending(&mut writer);
+            self.write_queue(&mut writer);
+            drop(writer);
+            if self.pending.lock().is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn flush_if_pending(&self) {
+        if !self.pending.lock().is_empty() {
+            self.flush();
+        }
+    }
+
+    fn write_queue(&self, writer: &mut Queue) {
+        let before = writer.owned_bytes();
+        let result = writer.write(|slices| send_vectored(self.fd(), slices), &self.bytes_sent);
+        let written = before - writer.owned_bytes();
+        if written > 0 {
+            self.queued.fetch_sub(written, Ordering::Relaxed);
+            self.room.notify_all();
+        }
+        if result.is_err() {
+            // The reader sees the end of the connection and reports it.
+            let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+        }
+    }
+
+    /// Streams borrowed segments chunk by chunk; between chunks others may write.
+    fn send_chunks(
+        &self,
+        head: &[u8],
+        stream: u16,
+        segments: &[&[u8]],
+        signalled: &dyn Fn() -> bool,
+    ) -> Result<(), SendError> {
+        let mut cursor = Cursor { segments, index: 0, offset: 0 };
+        let mut left: usize = segments.iter().map(|s| s.len()).sum();
+        let mut begun = false;
+        while left > 0 {
+            let len = left.min(CHUNK_MAX);
+            let mut writer = match self.lock_idle_writer(signalled) {
+                Ok(writer) => writer,
+                Err(error) => {
+                    if begun && error == SendError::Signal {
+                        self.enqueue(Outgoing::bytes(frame::encode_abort(stream).to_vec()));
+                    }
+                    return Err(error);
+                }
+            };
+            let prefix = frame::encode_chunk_prefix(stream, len);
+            let mut parts: Vec<&[u8]> = Vec::with_capacity(8);
+            if !begun {
+                parts.push(head);
+                self.messages_sent.fetch_add(1, Ordering::Relaxed);
+            }
+            parts.push(&prefix);
+            cursor.take(len, &mut parts);
+            let sent = self.write_fully(&parts);
+            self.take_pending(&mut writer);
+            self.write_queue(&mut writer);
+            drop(writer);
+            self.flush_if_pending();
+            sent?;
+            begun = true;
+            left -= len;
+        }
+        Ok(())
+    }
+
+    /// Locks the writer once nothing is queued in front.
+    fn lock_idle_writer(
+        &self,
+        signalled: &dyn Fn() -> bool,
+    ) -> Result<parking_lot::MutexGuard<'_, Queue>, SendError> {
+        loop {
+            if self.is_closed() {
+                return Err(SendError::Closed);
+            }
+            if signalled() {
+                return Err(SendError::Signal);
+            }
+            if self.is_open() {
+                let mut writer = self.writer.lock();
+                self.take_pending(&mut writer);
+                self.write_queue(&mut writer);
+                if writer.is_idle() {
+                    return Ok(writer);
+                }
+                drop(writer);
+                self.await_writable();
+            } else {
+                let mut guard = self.room_lock.lock();
+                self.room.wait_for(&mut guard, Duration::from_millis(5));
+            }
+        }
+    }
+
+    fn await_writable(&self) {
+        let mut fds = [rustix::event::PollFd::new(&self.fd, rustix::event::PollFlags::OUT)];
+        let timeout = crate::driver::timespec(Duration::from_millis(50));
+        let _ = rustix::event::poll(&mut fds, Some(&timeout));
+    }
+
+    /// Writes all parts, waiting for the socket where it is full.
+    fn write_fully(&self, parts: &[&[u8]]) -> Result<(), SendError> {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+        let mut rest = slices.as_mut_slice();
+        while !rest.is_empty() {
+            match send_vectored(self.fd(), rest) {
+                Ok(n) => {
+                    self.bytes_sent.fetch_add(n as u64, Ordering::Relaxed);
+                    IoSlice::advance_slices(&mut rest, n);
+                }
+                Err(Errno::AGAIN) => {
+                    if self.is_closed() {
+                        return Err(SendError::Closed);
+                    }
+                    self.await_writable();
+                }
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(SendError::Closed),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// A position in a list of segments.
+struct Cursor<'a> {
+    segments: &'a [&'a [u8]],
+    index: usize,
+    offset: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// Takes the next `len` bytes as slices.
+    fn take<'b>(&mut self, mut len: usize, out: &mut Vec<&'b [u8]>)
+    where
+        'a: 'b,
+    {
+        while len > 0 {
+            let segment = self.segments[self.index];
+            let n = len.min(segment.len() - self.offset);
+            if n > 0 {
+                out.push(&segment[self.offset..self.offset + n]);
+            }
+            len -= n;
+            self.offset += n;
+            if self.offset == segment.len() {
+                self.index += 1;
+                self.offset = 0;
+            }
+        }
+    }
+}
+
+/// The most slices that one system call takes.
+pub(crate) const SLICES_MAX: usize = 512;
+
+fn send_vectored(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    let slices = &slices[..slices.len().min(SLICES_MAX)];
+    sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}

@@ -1,0 +1,405 @@
+//! One process of the cluster: its state machine, connections, executors and reactor.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use pydist_proto::handshake::{Cookie, Versions};
+use pydist_proto::ids::{HEAD, ProcId, RefId};
+use pydist_proto::machine::{CallError, Counts, Machine};
+use pydist_proto::message::Member;
+
+use crate::death::Dying;
+use crate::driver::Driver;
+use crate::inbox::{Executor, Inbox, Item};
+use crate::link::Link;
+use crate::listener::Listener;
+use crate::parker::{Parked, Parker};
+use crate::waiter::Wake;
+
+/// What a process needs to know to start.
+pub struct Config {
+    pub me: Member,
+    pub cookie: Cookie,
+    /// The public name of the cluster.
+    pub cluster: [u8; 16],
+    pub versions: Versions,
+    pub allow_python_mismatch: bool,
+    /// Messages over this many bytes are refused.
+    pub message_max: u64,
+}
+
+/// The process could not start or connect.
+#[derive(thiserror::Error, Debug)]
+pub enum NodeError {
+    #[error("cannot listen on {0}: {1}")]
+    Listen(String, std::io::Error),
+    #[error("cannot connect to {0}: {1}")]
+    Dial(String, std::io::Error),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Why a worker did not join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JoinError {
+    TimedOut,
+    Signal,
+    /// The handshake failed, or the connection broke before the worker was ready.
+    Failed(String),
+}
+
+/// How far a worker that was announced has come.
+pub(crate) enum Arrival {
+    Expected(Member),
+    Ready,
+    Failed(String),
+}
+
+/// Running totals and gauges of a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatsSnapshot {
+    pub counts: Counts,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    pub messages_sent: u64,
+    pub messages_received: u64,
+    pub connections: usize,
+    pub queued_bytes: usize,
+    pub executors: usize,
+}
+
+/// One process of the cluster.
+pub struct Node {
+    pub(crate) config: Config,
+    pub(crate) driver: Driver,
+    pub(crate) machine: Mutex<Machine<Wake>>,
+    /// The connection on which messages to a process are sent.
+    pub(crate) links: RwLock<HashMap<ProcId, Arc<Link>>>,
+    /// Every connection, by its token.
+    pub(crate) connections: RwLock<HashMap<u64, Arc<Link>>>,
+    pub(crate) next_token: AtomicU64,
+    pub(crate) listener: RwLock<Option<Listener>>,
+    pub(crate) inbox: Inbox,
+    pub(crate) arrivals: Mutex<HashMap<ProcId, Arrival>>,
+    pub(crate) arrived: Condvar,
+    pub(crate) dying: Mutex<Vec<Dying>>,
+    /// References whose handles finalizers have dropped.
+    pub(crate) dropped: crossbeam_queue::SegQueue<Dropped>,
+    pub(crate) dropped_signalled: AtomicBool,
+    /// One thread at a time tells owners of changed counts, so that they stay in order.
+    pub(crate) telling: Mutex<()>,
+    pub(crate) bytes_received: AtomicU64,
+    pub(crate) messages_received: AtomicU64,
+    /// Totals of connections that have closed.
+    pub(crate) closed_sent: AtomicU64,
+    pub(crate) closed_messages: AtomicU64,
+    pub(crate) closing: AtomicBool,
+    pub(crate) exit_on_head_loss: AtomicBool,
+    pub(crate) notes: Mutex<Vec<String>>,
+    /// Why the connection to the head could not be made.
+    pub(crate) head_error: Mutex<Option<String>>,
+    /// The listener is not watched while the process has no descriptors left.
+    pub(crate) listener_paused: AtomicBool,
+}
+
+/// What a finalizer leaves behind.
+pub(crate) enum Dropped {
+    Handle(RefId),
+    Body(Vec<pydist_proto::ids::RemoteRef>),
+}
+
+/// Changed counts are told to owners after this time at most.
+pub(crate) const TELL_AFTER: Duration = Duration::from_millis(3);
+
+impl Node {
+    /// Starts the process: its reactor thread runs from now on.
+    pub fn start(config: Config) -> Result<Arc<Node>, NodeError> {
+        let node = Arc::new(Node {
+            driver: Driver::new()?,
+            machine: Mutex::new(Machine::new(config.me.clone())),
+            config,
+            links: RwLock::default(),
+            connections: RwLock::default(),
+            next_token: AtomicU64::new(1),
+            listener: RwLock::default(),
+            inbox: Inbox::default(),
+            arrivals: Mutex::default(),
+            arrived: Condvar::new(),
+            dying: Mutex::default(),
+            dropped: crossbeam_queue::SegQueue::new(),
+            dropped_signalled: AtomicBool::new(false),
+            telling: Mutex::new(()),
+            bytes_received: AtomicU64::new(0),
+            messages_received: AtomicU64::new(0),
+            closed_sent: AtomicU64::new(0),
+            closed_messages: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            exit_on_head_loss: AtomicBool::new(false),
+            notes: Mutex::default(),
+            head_error: Mutex::default(),
+            listener_paused: AtomicBool::new(false),
+        });
+        crate::reactor::spawn(node.clone())?;
+        Ok(node)
+    }
+
+    pub fn me(&self) -> ProcId {
+        self.config.me.pid
+    }
+
+    /// Binds the listener on which other processes dial this one; returns its address.
+    pub fn listen(&self, address: &str) -> Result<String, NodeError> {
+        let (listener, bound) = Listener::bind(address).map_err(|e| NodeError::Listen(address.to_owned(), e))?;
+        self.driver.watch_listener(listener.fd(), crate::dispatch::LISTENER)?;
+        *self.listener.write() = Some(listener);
+        Ok(bound)
+    }
+
+    /// Dials the head; whether it has joined is told by [`Node::wait_open`].
+    pub fn dial_head(&self, address: &str, inst: [u8; 16]) -> Result<(), NodeError> {
+        self.dial_peer(HEAD, address, inst).map(|_| ()).map_err(|e| NodeError::Dial(address.to_owned(), e))
+    }
+
+    /// Waits until the connection to the head is open, or says why it is not.
+    pub fn wait_open(&self, wait: Duration) -> Result<(), String> {
+        let until = Instant::now() + wait;
+        let mut error = self.head_error.lock();
+        loop {
+            if let Some(error) = error.take() {
+                return Err(error);
+            }
+            if self.exit_on_head_loss.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err("process 1 did not answer in time".to_owned());
+            }
+            self.arrived.wait_for(&mut error, Duration::from_millis(20));
+        }
+    }
+
+    /// Tells the head that this worker answers calls from now on.
+    pub fn announce_ready(&self) {
+        self.send_message(HEAD, pydist_proto::message::Message::Ready);
+    }
+
+    /// Asks a worker to end.
+    pub fn ask_exit(&self, pid: ProcId) {
+        self.send_message(pid, pydist_proto::message::Message::Exit);
+    }
+
+    /// Interrupts the calls that run on a process.
+    pub fn interrupt(&self, pid: ProcId) {
+        if pid == self.me() {
+            self.push_item(Item::Interrupt(None));
+        } else {
+            self.send_message(pid, pydist_proto::message::Message::Interrupt);
+        }
+    }
+
+    /// Announces a worker that is going to dial in.
+    pub fn expect_worker(&self, member: Member) {
+        self.arrivals.lock().insert(member.pid, Arrival::Expected(member));
+    }
+
+    /// Tells the system's id of a worker that has been announced.
+    pub fn set_worker_ospid(&self, pid: ProcId, ospid: u32) {
+        if let Some(Arrival::Expected(member)) = self.arrivals.lock().get_mut(&pid) {
+            member.ospid = ospid;
+        }
+    }
+
+    /// Gives up on a worker that was announced.
+    pub fn forget_worker(&self, pid: ProcId) {
+        self.arrivals.lock().remove(&pid);
+    }
+
+    /// How a worker that was announced is doing: `None` while it is on its way.
+    pub fn worker_arrived(&self, pid: ProcId, wait: Duration) -> Option<Result<(), JoinError>> {
+        let until = Instant::now() + wait;
+        let mut arrivals = self.arrivals.lock();
+        loop {
+            match arrivals.get(&pid) {
+                Some(Arrival::Ready) => {
+                    arrivals.remove(&pid);
+                    return Some(Ok(()));
+                }
+                Some(Arrival::Failed(reason)) => return Some(Err(JoinError::Failed(reason.clone()))),
+                Some(Arrival::Expected(_)) => {}
+                None => return Some(Err(JoinError::Failed("it was not announced".to_owned()))),
+            }
+            if self.arrived.wait_until(&mut arrivals, until).timed_out() {
+                return None;
+            }
+        }
+    }
+
+    /// The members in the order of their ids.
+    pub fn members(&self) -> Vec<Member> {
+        self.machine.lock().members().cloned().collect()
+    }
+
+    pub fn member_ids(&self) -> Vec<ProcId> {
+        self.machine.lock().members().map(|m| m.pid).collect()
+    }
+
+    /// Fails unless `pid` can be called.
+    pub fn check_pid(&self, pid: ProcId) -> Result<(), CallError> {
+        self.machine.lock().check_pid(pid)
+    }
+
+    /// Parks the calling thread, which gives back its executor's slot.
+    pub(crate) fn park(&self, parker: &Parker, deadline: Option<Instant>) -> Parked {
+        parker.park(self, deadline, true)
+    }
+
+    /// Registers the calling thread as one that runs calls.
+    pub fn register_executor(&self) -> Arc<Executor> {
+        self.inbox.register()
+    }
+
+    pub fn unregister_executor(&self, executor: &Arc<Executor>) {
+        self.inbox.unregister(executor);
+    }
+
+    /// Waits for something to do; `Err` is a signal. The flag tells that no other executor is idle.
+    pub fn next_item(&self, executor: &Arc<Executor>, may_lead: bool) -> Result<(Item, bool), Parked> {
+        loop {
+            if let Some(taken) = self.inbox.take(executor) {
+                return Ok(taken);
+            }
+            if executor.parker.park(self, None, may_lead) == Parked::Signal {
+                return Err(Parked::Signal);
+            }
+        }
+    }
+
+    /// The call that the executor has taken starts.
+    pub fn call_started(&self, executor: &Executor) {
+        if self.inbox.started(executor) {
+            self.driver.arm(Instant::now() + crate::inbox::STALL);
+        }
+    }
+
+    /// The executor's call is about to block in a wait of pydist.
+    pub fn block(&self, executor: &Executor) {
+        if let Some(other) = self.inbox.block(executor) {
+            other.parker.unpark(&self.driver);
+        }
+    }
+
+    /// The executor's call goes on.
+    pub fn unblock(&self, executor: &Executor) {
+        self.inbox.unblock(executor);
+    }
+
+    /// Hands an item to the executors.
+    pub fn push_item(&self, item: Item) {
+        let pushed = self.inbox.push(item);
+        if pushed.check {
+            self.driver.arm(Instant::now() + crate::inbox::STALL);
+        }
+        pushed.wake(&self.driver);
+    }
+
+    /// A finalizer drops the handle of a reference: callable from any thread at any moment.
+    pub fn drop_handle(&self, id: RefId) {
+        self.leave_dropped(Dropped::Handle(id));
+    }
+
+    /// A finalizer drops a body that named references.
+    pub fn drop_refs(&self, refs: Vec<pydist_proto::ids::RemoteRef>) {
+        if !refs.is_empty() {
+            self.leave_dropped(Dropped::Body(refs));
+        }
+    }
+
+    fn leave_dropped(&self, dropped: Dropped) {
+        self.dropped.push(dropped);
+        if !self.dropped_signalled.swap(true, Ordering::SeqCst) {
+            self.wake_reader();
+        }
+    }
+
+    /// Has whoever reads the sockets look at the timers.
+    fn wake_reader(&self) {
+        self.driver.kick();
+        if self.driver.has_leader() {
+            self.driver.wake_standby();
+        }
+    }
+
+    pub fn stats(&self) -> StatsSnapshot {
+        self.collect_dropped();
+        let counts = self.machine.lock().counts();
+        let links = self.connections.read();
+        StatsSnapshot {
+            counts,
+            bytes_sent: self.closed_sent.load(Ordering::Relaxed)
+                + links.values().map(|l| l.bytes_sent.load(Ordering::Relaxed)).sum::<u64>(),
+            bytes_received: self.bytes_received.load(Ordering::Relaxed),
+            messages_sent: self.closed_messages.load(Ordering::Relaxed)
+                + links.values().map(|l| l.messages_sent.load(Ordering::Relaxed)).sum::<u64>(),
+            messages_received: self.messages_received.load(Ordering::Relaxed),
+            connections: links.values().filter(|l| l.is_open()).count(),
+            queued_bytes: links.values().map(|l| l.queued_bytes()).sum(),
+            executors: self.inbox.executors(),
+        }
+    }
+
+    /// How many calls wait for an executor.
+    pub fn calls_queued(&self) -> usize {
+        self.inbox.queued()
+    }
+
+    /// Takes what the core has to say to the log.
+    pub fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut *self.notes.lock())
+    }
+
+    pub(crate) fn note(&self, text: String) {
+        let mut notes = self.notes.lock();
+        if notes.len() < 1000 {
+            notes.push(text);
+        }
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Stops the executors and the reactor; connections are shut down.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        for executor in self.inbox.stop() {
+            executor.parker.unpark(&self.driver);
+        }
+        for link in self.connections.read().values() {
+            link.close();
+        }
+        *self.listener.write() = None;
+        self.driver.kick();
+        self.driver.wake_standby();
+    }
+
+    /// The descriptors that a forked child closes.
+    pub fn close_descriptors_after_fork(&self) {
+        let mut raw: Vec<i32> = self.driver.descriptors().iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
+        if let Some(connections) = self.connections.try_read() {
+            raw.extend(connections.values().map(|l| l.raw_fd()));
+        }
+        if let Some(listener) = self.listener.try_read()
+            && let Some(listener) = &*listener
+        {
+            raw.push(std::os::fd::AsRawFd::as_raw_fd(&listener.fd()));
+        }
+        for fd in raw {
+            // SAFETY: in the child no other thread exists, and the node is never used again there, so nobody
+            // else closes or reads these descriptors (tests/lifecycle/test_fork.py).
+            unsafe { libc::close(fd) };
+        }
+    }
+}

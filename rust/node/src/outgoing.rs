@@ -1,0 +1,188 @@
+//! Messages that wait to be written: small ones in front, streams a chunk at a time.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pydist_proto::body::Body;
+use pydist_proto::frame::{self, CHUNK_MAX};
+use rustix::io::Errno;
+
+/// Whole messages joined into one system call.
+const BATCH: usize = 64;
+
+/// A message that is to be written.
+pub(crate) enum Outgoing {
+    Bytes(Vec<u8>),
+    Stream(Stream),
+}
+
+impl Outgoing {
+    pub(crate) fn bytes(bytes: Vec<u8>) -> Outgoing {
+        Outgoing::Bytes(bytes)
+    }
+
+    pub(crate) fn stream(head: Vec<u8>, stream: u16, body: Arc<Body>) -> Outgoing {
+        Outgoing::Stream(Stream { head: Some(head), stream, body, segment: 0, offset: 0 })
+    }
+
+    /// The memory that it holds until it is written.
+    pub(crate) fn owned_bytes(&self) -> usize {
+        match self {
+            Outgoing::Bytes(bytes) => bytes.len(),
+            Outgoing::Stream(stream) => stream.owned_bytes(),
+        }
+    }
+}
+
+/// A message whose body is written in chunks.
+pub(crate) struct Stream {
+    head: Option<Vec<u8>>,
+    stream: u16,
+    body: Arc<Body>,
+    segment: usize,
+    offset: usize,
+}
+
+impl Stream {
+    fn owned_bytes(&self) -> usize {
+        self.head.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Takes the next chunk, at most `CHUNK_MAX` bytes of one segment, as a range of that segment.
+    fn next_chunk(&mut self) -> Option<Chunk> {
+        let segments = &self.body.segments;
+        while segments.get(self.segment).is_some_and(|s| s.len() == self.offset) {
+            self.segment += 1;
+            self.offset = 0;
+        }
+        let segment = segments.get(self.segment)?;
+        let len = (segment.len() - self.offset).min(CHUNK_MAX);
+        let mut prefix = self.head.take().unwrap_or_default();
+        prefix.extend_from_slice(&frame::encode_chunk_prefix(self.stream, len));
+        let chunk =
+            Chunk { prefix, body: self.body.clone(), segment: self.segment, from: self.offset, len, written: 0 };
+        self.offset += len;
+        Some(chunk)
+    }
+}
+
+/// What has been begun and must be written before anything else.
+struct Chunk {
+    prefix: Vec<u8>,
+    body: Arc<Body>,
+    segment: usize,
+    from: usize,
+    len: usize,
+    written: usize,
+}
+
+impl Chunk {
+    fn slices(&self) -> [&[u8]; 2] {
+        let data = &self.body.segments[self.segment].as_slice()[self.from..self.from + self.len];
+        if self.written < self.prefix.len() {
+            [&self.prefix[self.written..], data]
+        } else {
+            [&[], &data[self.written - self.prefix.len()..]]
+        }
+    }
+
+    fn is_written(&self) -> bool {
+        self.written == self.prefix.len() + self.len
+    }
+}
+
+/// The messages of one connection that wait to be written.
+#[derive(Default)]
+pub(crate) struct Queue {
+    small: VecDeque<Vec<u8>>,
+    /// Bytes of the first small message that are written already.
+    written: usize,
+    chunk: Option<Chunk>,
+    streams: VecDeque<Stream>,
+    owned: usize,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, message: Outgoing) {
+        self.owned += message.owned_bytes();
+        match message {
+            Outgoing::Bytes(bytes) => self.small.push_back(bytes),
+            Outgoing::Stream(stream) => self.streams.push_back(stream),
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.small.is_empty() && self.chunk.is_none() && self.streams.is_empty()
+    }
+
+    /// The memory of messages that are not written yet, without the bodies of streams.
+    pub(crate) fn owned_bytes(&self) -> usize {
+        self.owned
+    }
+
+    /// Writes as much as the socket takes; an error means that the connection is broken.
+    pub(crate) fn write(
+        &mut self,
+        mut send: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>,
+        sent: &AtomicU64,
+    ) -> Result<(), Errno> {
+        loop {
+            let result = if let Some(chunk) = &mut self.chunk {
+                let [first, second] = chunk.slices();
+                let result = send(&[IoSlice::new(first), IoSlice::new(second)]);
+                if let Ok(n) = result {
+                    chunk.written += n;
+                    if chunk.is_written() {
+                        self.chunk = None;
+                    }
+                }
+                result
+            } else if !self.small.is_empty() {
+                self.write_small(&mut send)
+            } else if let Some(mut stream) = self.streams.pop_front() {
+                self.owned -= stream.owned_bytes();
+                if let Some(chunk) = stream.next_chunk() {
+                    self.chunk = Some(chunk);
+                    self.streams.push_front(stream);
+                }
+                continue;
+            } else {
+                return Ok(());
+            };
+            match result {
+                Ok(n) => {
+                    sent.fetch_add(n as u64, Ordering::Relaxed);
+                }
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn write_small(
+        &mut self,
+        send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let n = if self.small.len() == 1 {
+            send(&[IoSlice::new(&self.small[0][self.written..])])?
+        } else {
+            let mut slices = Vec::with_capacity(self.small.len().min(BATCH));
+            slices.push(IoSlice::new(&self.small[0][self.written..]));
+            slices.extend(self.small.iter().skip(1).take(BATCH - 1).map(|m| IoSlice::new(m)));
+            send(&slices)?
+        };
+        self.written += n;
+        while let Some(first) = self.small.front() {
+            if self.written < first.len() {
+                break;
+            }
+            self.written -= first.len();
+            self.owned -= first.len();
+            self.small.pop_front();
+        }
+        Ok(n)
+    }
+}

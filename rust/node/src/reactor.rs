@@ -1,0 +1,137 @@
+//! The reactor thread: reads the sockets while no waiting thread does, and runs the timers.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::driver::interrupted;
+use crate::link::{Link, Reading};
+use crate::node::Node;
+
+/// Starts the thread; it ends once the node closes. It never attaches to Python.
+pub(crate) fn spawn(node: Arc<Node>) -> std::io::Result<()> {
+    let blocked = block_signals();
+    let spawned = std::thread::Builder::new().name("pydist-reactor".to_owned()).spawn(move || run(&node));
+    restore_signals(&blocked);
+    spawned.map(|_| ())
+}
+
+fn run(node: &Node) {
+    let mut events = Vec::with_capacity(32);
+    while !node.is_closing() {
+        node.driver.stand_by();
+        match node.driver.wait(None, &mut events) {
+            Ok(()) => {}
+            Err(error) if interrupted(&error) => {}
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+        let leader = node.driver.has_leader();
+        for event in events.drain(..) {
+            if leader && event.token == crate::driver::WAKER {
+                // Meant for the leader, who enters `epoll_wait` again while this thread stands by.
+                node.driver.kick();
+                continue;
+            }
+            node.handle_event(&event, &|| false);
+        }
+    }
+}
+
+impl Node {
+    /// The timer has fired.
+    pub(crate) fn run_timers(&self) {
+        self.driver.disarm();
+        let now = Instant::now();
+        self.collect_dropped();
+        self.tell_owners();
+        let stall = self.inbox.check_stall();
+        stall.wake(&self.driver);
+        if stall.check {
+            self.driver.arm(now + crate::inbox::STALL);
+        }
+        self.resume_listener();
+        self.look_for_deaths(now);
+        self.end_slow_handshakes(now);
+    }
+
+    /// Applies what finalizers have left.
+    pub(crate) fn collect_dropped(&self) {
+        if self.dropped.is_empty() {
+            return;
+        }
+        self.dropped_signalled.store(false, Ordering::SeqCst);
+        self.with_machine(|machine| {
+            while let Some(dropped) = self.dropped.pop() {
+                match dropped {
+                    crate::node::Dropped::Handle(id) => machine.release(id),
+                    crate::node::Dropped::Body(refs) => machine.release_refs(&refs),
+                }
+            }
+        });
+    }
+
+    fn look_for_deaths(&self, now: Instant) {
+        let mut over = Vec::new();
+        let mut dying = self.dying.lock();
+        dying.retain(|d| match crate::death::exit_reason(d.ospid) {
+            Some(reason) if d.ospid != 0 => {
+                over.push((d.pid, reason));
+                false
+            }
+            _ if now >= d.until => {
+                over.push((d.pid, d.reason.clone()));
+                false
+            }
+            _ => true,
+        });
+        let more = !dying.is_empty();
+        drop(dying);
+        for (pid, reason) in over {
+            self.with_machine(|machine| machine.leave(pid, &reason));
+        }
+        if more {
+            self.driver.arm(now + crate::death::STATUS_EVERY);
+        }
+    }
+
+    fn end_slow_handshakes(&self, now: Instant) {
+        let mut next: Option<Instant> = None;
+        let mut late: Vec<Arc<Link>> = Vec::new();
+        for link in self.connections.read().values().filter(|l| !l.is_open()) {
+            if let Some(reading) = link.reading.try_lock()
+                && let Reading::Handshake { deadline, .. } = &*reading
+            {
+                if *deadline <= now {
+                    late.push(link.clone());
+                } else {
+                    next = Some(next.map_or(*deadline, |n| n.min(*deadline)));
+                }
+            }
+        }
+        for link in late {
+            self.fail_link(&link, "the handshake took too long");
+        }
+        if let Some(at) = next {
+            self.driver.arm(at);
+        }
+    }
+}
+
+/// Blocks every signal in the calling thread, so that a thread started now never runs a handler.
+fn block_signals() -> libc::sigset_t {
+    // SAFETY: both sets are initialised by the calls themselves, and live on this stack frame.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        let mut before = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        before
+    }
+}
+
+fn restore_signals(before: &libc::sigset_t) {
+    // SAFETY: `before` was filled by `pthread_sigmask` on this thread.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_SETMASK, before, std::ptr::null_mut());
+    }
+}

@@ -1,0 +1,175 @@
+//! What the threads of Python ask of the core: calls, answers, and operations on references.
+
+use pydist_proto::body::Body;
+use pydist_proto::frame::Header;
+use pydist_proto::ids::{ProcId, RefId, RemoteRef};
+use pydist_proto::machine::{CallError, Watch};
+use pydist_proto::message::{CallMode, RefOp, Status};
+use pydist_proto::record::{Outcome, Want};
+
+use crate::inbox::Item;
+use crate::link::SendError;
+use crate::node::Node;
+use crate::waiter::Wake;
+
+/// Why a call could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallFailed {
+    NoSuchProcess(ProcId),
+    Exited(ProcId, String),
+    /// A signal arrived while the call waited for room in the connection; it was not made.
+    Signal,
+}
+
+impl From<CallError> for CallFailed {
+    fn from(error: CallError) -> CallFailed {
+        match error {
+            CallError::NoSuchProcess(pid) => CallFailed::NoSuchProcess(pid),
+            CallError::Exited(pid, reason) => CallFailed::Exited(pid, reason),
+        }
+    }
+}
+
+/// The segments and references of a message whose memory belongs to Python.
+#[derive(Clone, Copy)]
+pub struct Payload<'a> {
+    pub segments: &'a [&'a [u8]],
+    pub refs: &'a [RemoteRef],
+    /// Asked now and then, while there is no room, whether a signal has arrived.
+    pub signalled: &'a dyn Fn() -> bool,
+}
+
+impl Node {
+    /// Calls; the answer, with the value, wakes `wake`.
+    pub fn call_fetch(&self, pid: ProcId, payload: Payload<'_>, wake: Wake) -> Result<u64, CallFailed> {
+        let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
+        self.send_payload(pid, Header::call(id, CallMode::Fetch), payload).inspect_err(|_| self.abandon(id))?;
+        Ok(id)
+    }
+
+    /// Calls; the value stays there under the reference, of which the caller has one handle.
+    pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
+        let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
+        self.send_payload(pid, Header::call(id.id, CallMode::Future), payload)
+            .inspect_err(|_| self.with_machine(|machine| machine.release(id)))?;
+        Ok(id)
+    }
+
+    /// Calls without an answer.
+    pub fn call_do(&self, pid: ProcId, payload: Payload<'_>) -> Result<(), CallFailed> {
+        let id = self.with_machine(|machine| machine.open_do(pid, payload.refs))?;
+        self.send_payload(pid, Header::call(id, CallMode::Do), payload)
+    }
+
+    fn send_payload(&self, pid: ProcId, header: Header, payload: Payload<'_>) -> Result<(), CallFailed> {
+        // Where the connection is gone, the loss of the process ends the call.
+        let Some(link) = self.link_to(pid) else { return Ok(()) };
+        match link.send_borrowed(header, payload.segments, payload.refs, payload.signalled) {
+            Ok(()) | Err(SendError::Closed) => Ok(()),
+            Err(SendError::Signal) => Err(CallFailed::Signal),
+        }
+    }
+
+    /// Drops interest in an answer.
+    pub fn abandon(&self, id: u64) {
+        self.with_machine(|machine| machine.abandon(id));
+    }
+
+    /// A call that was taken is about to run; false where it was cancelled.
+    pub fn begin_call(&self, src: ProcId, id: u64) -> bool {
+        self.with_machine(|machine| machine.begin(src, id))
+    }
+
+    /// Answers a call that fetches.
+    pub fn answer_fetch(&self, src: ProcId, id: u64, status: Status, payload: Payload<'_>) -> Result<(), CallFailed> {
+        if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
+            self.send_payload(src, Header::result(id, status), payload)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Keeps the value of the call behind a future.
+    pub fn answer_future(&self, src: ProcId, id: u64, status: Status, body: Body) {
+        self.with_machine(|machine| machine.finish_future(src, id, status, body));
+    }
+
+    /// A call without an answer has ended.
+    pub fn answer_do(&self, src: ProcId, id: u64) {
+        self.with_machine(|machine| machine.finish(src, id, &[]));
+    }
+
+    /// Asks the owner for an operation on a reference; its answer wakes `wake`.
+    pub fn ref_op(
+        &self,
+        target: RemoteRef,
+        op: RefOp,
+        payload: Payload<'_>,
+        wake: Wake,
+    ) -> Result<u64, CallFailed> {
+        let req = self.with_machine(|machine| machine.open_op(target, payload.refs, wake))?;
+        self.send_payload(target.owner, Header::ref_op(req, op, target.id), payload)
+            .inspect_err(|_| self.abandon(req))?;
+        Ok(req)
+    }
+
+    /// Makes an empty future on a process, with one handle here.
+    pub fn create_future(&self, owner: ProcId) -> Result<RefId, CallFailed> {
+        self.check_pid(owner)?;
+        Ok(self.with_machine(|machine| machine.create_at(owner)))
+    }
+
+    /// Adds a handle to a reference.
+    pub fn hold(&self, reference: RemoteRef) {
+        self.with_machine(|machine| machine.hold(reference));
+    }
+
+    /// Waits on a reference of which this process has a handle.
+    pub fn watch(&self, id: RefId, want: Want, wake: Wake) -> Watch {
+        self.with_machine(|machine| machine.watch(id, want, wake))
+    }
+
+    pub fn unwatch(&self, id: RefId, key: u64) {
+        self.with_machine(|machine| machine.unwatch(id, key));
+    }
+
+    /// A value that was waited for was not taken after all.
+    pub fn restore(&self, id: RefId, outcome: Outcome) {
+        self.with_machine(|machine| machine.restore(id, outcome));
+    }
+
+    /// Whether this process knows that a reference has a value.
+    pub fn known_ready(&self, id: RefId) -> bool {
+        self.machine.lock().known_ready(id)
+    }
+
+    /// The value of a reference of this process is a Python object here; false where it has one.
+    pub fn put_local(&self, id: RefId) -> bool {
+        self.with_machine(|machine| machine.put_local(id))
+    }
+
+    /// Python has pickled the value of a reference of this process.
+    pub fn exported(&self, id: RefId, status: Status, body: Body) {
+        self.with_machine(|machine| machine.exported(id, status, body));
+    }
+
+    /// Cancels a call that runs or waits here.
+    pub fn cancel_here(&self, id: RefId) -> bool {
+        self.with_machine(|machine| machine.cancel(id))
+    }
+
+    /// Queues a call to this process itself; `key` names it in Python.
+    pub fn call_local(&self, with_future: bool) -> RefId {
+        self.with_machine(|machine| machine.open_local_call(with_future))
+    }
+
+    /// Hands a call to this process itself to the executors.
+    pub fn queue_local(&self, id: RefId) {
+        self.push_item(Item::Local(id.id));
+    }
+
+    /// A call to this process itself has ended; false where it was cancelled.
+    pub fn finish_local(&self, id: RefId) -> bool {
+        self.with_machine(|machine| machine.finish_local_call(id))
+    }
+}

@@ -1,0 +1,155 @@
+//! What the machine wakes: a thread that waits for one outcome, or a queue of outcomes.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use pydist_proto::record::Outcome;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::driver::Driver;
+use crate::node::Node;
+use crate::parker::{Parked, Parker};
+
+/// One thread's wait for one outcome.
+#[derive(Debug, Default)]
+pub struct Cell {
+    outcome: Mutex<Option<Outcome>>,
+    parker: Parker,
+}
+
+impl Cell {
+    pub fn new() -> Arc<Cell> {
+        Arc::default()
+    }
+
+    /// Waits for the outcome, the deadline or a signal.
+    pub fn wait(&self, node: &Node, deadline: Option<Instant>) -> Result<Outcome, Parked> {
+        loop {
+            if let Some(outcome) = self.outcome.lock().take() {
+                return Ok(outcome);
+            }
+            match node.park(&self.parker, deadline) {
+                Parked::Notified => {}
+                end => return self.outcome.lock().take().ok_or(end),
+            }
+        }
+    }
+
+    pub fn try_take(&self) -> Option<Outcome> {
+        self.outcome.lock().take()
+    }
+
+    /// Waits as [`Cell::wait`] does, but leaves the sockets to others: for waits that are known to be long.
+    pub fn wait_asleep(&self, node: &Node, deadline: Option<Instant>) -> Result<Outcome, Parked> {
+        loop {
+            if let Some(outcome) = self.outcome.lock().take() {
+                return Ok(outcome);
+            }
+            match self.parker.park(node, deadline, false) {
+                Parked::Notified => {}
+                end => return self.outcome.lock().take().ok_or(end),
+            }
+        }
+    }
+
+    /// Gives the waiting thread its outcome.
+    pub fn finish(&self, outcome: Outcome, node: &Node) {
+        self.complete(outcome, &node.driver);
+    }
+
+    fn complete(&self, outcome: Outcome, driver: &Driver) {
+        *self.outcome.lock() = Some(outcome);
+        self.parker.unpark(driver);
+    }
+}
+
+/// Outcomes of many waits in the order in which they came, each under the key of its wait.
+///
+/// A thread takes them with [`Queue::wait`], an event loop by watching [`Queue::descriptor`].
+#[derive(Debug)]
+pub struct Queue {
+    ready: Mutex<VecDeque<(u64, Outcome)>>,
+    parker: Parker,
+    signal: Option<OwnedFd>,
+    signalled: AtomicBool,
+}
+
+impl Queue {
+    /// Makes a queue; with `pollable` it has a descriptor that is readable while there are outcomes.
+    pub fn new(pollable: bool) -> std::io::Result<Arc<Queue>> {
+        let signal =
+            if pollable { Some(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) } else { None };
+        Ok(Arc::new(Queue {
+            ready: Mutex::default(),
+            parker: Parker::default(),
+            signal,
+            signalled: AtomicBool::new(false),
+        }))
+    }
+
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.signal.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    pub fn push(&self, key: u64, outcome: Outcome, node: &Node) {
+        self.complete(key, outcome, &node.driver);
+    }
+
+    fn complete(&self, key: u64, outcome: Outcome, driver: &Driver) {
+        self.ready.lock().push_back((key, outcome));
+        match &self.signal {
+            Some(fd) => {
+                if !self.signalled.swap(true, Ordering::SeqCst) {
+                    let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+                }
+            }
+            None => self.parker.unpark(driver),
+        }
+    }
+
+    /// Takes all outcomes that are there.
+    pub fn drain(&self) -> Vec<(u64, Outcome)> {
+        if let Some(fd) = &self.signal {
+            let _ = rustix::io::read(fd, &mut [0u8; 8]);
+            self.signalled.store(false, Ordering::SeqCst);
+        }
+        self.ready.lock().drain(..).collect()
+    }
+
+    /// Waits until there is an outcome and takes all that are there.
+    pub fn wait(&self, node: &Node, deadline: Option<Instant>) -> Result<Vec<(u64, Outcome)>, Parked> {
+        loop {
+            let ready = self.drain();
+            if !ready.is_empty() {
+                return Ok(ready);
+            }
+            match node.park(&self.parker, deadline) {
+                Parked::Notified => {}
+                end => {
+                    let ready = self.drain();
+                    return if ready.is_empty() { Err(end) } else { Ok(ready) };
+                }
+            }
+        }
+    }
+}
+
+/// What the machine wakes.
+#[derive(Clone, Debug)]
+pub enum Wake {
+    Cell(Arc<Cell>),
+    Queue(Arc<Queue>, u64),
+}
+
+impl Wake {
+    pub(crate) fn complete(self, outcome: Outcome, driver: &Driver) {
+        match self {
+            Wake::Cell(cell) => cell.complete(outcome, driver),
+            Wake::Queue(queue, key) => queue.complete(key, outcome, driver),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Calls to other processes.
+
+use pydist_node::waiter::{Cell, Wake};
+use pydist_node::{CallFailed, Payload};
+use pydist_proto::ids::ProcId;
+use pyo3::prelude::*;
+
+use crate::buffer::{RefTuple, Sent};
+use crate::errors;
+use crate::lifecycle::{detached, node};
+use crate::outcome::{Outcome, outcome};
+use crate::queue::Queue;
+use crate::refs::Ref;
+use crate::waiting::{Ended, wait};
+
+/// Sends without the interpreter; what a signal handler raised meanwhile is raised here.
+pub(crate) fn sending<T: Send>(
+    py: Python<'_>,
+    sent: &Sent,
+    send: impl FnOnce(Payload<'_>) -> Result<T, CallFailed> + Send,
+) -> PyResult<T> {
+    let segments = sent.segments();
+    let refs = &sent.refs;
+    let raised = std::sync::Mutex::new(None);
+    let result = detached(py, || {
+        let signalled = || {
+            crate::lifecycle::sleep_if_closed();
+            Python::attach(|py| match py.check_signals() {
+                Ok(()) => false,
+                Err(error) => {
+                    if let Ok(mut slot) = raised.lock() {
+                        *slot = Some(error);
+                    }
+                    true
+                }
+            })
+        };
+        send(Payload { segments: &segments, refs, signalled: &signalled })
+    });
+    if let Ok(mut slot) = raised.lock()
+        && let Some(error) = slot.take()
+    {
+        return Err(error);
+    }
+    result.map_err(|failed| errors::call_failed(py, failed))
+}
+
+/// Calls a function on another process and waits for its value.
+#[pyfunction]
+pub(crate) fn call_fetch(
+    py: Python<'_>,
+    pid: ProcId,
+    data: &Bound<'_, PyAny>,
+    buffers: Vec<Bound<'_, PyAny>>,
+    refs: Vec<RefTuple>,
+) -> PyResult<Outcome> {
+    let node = node()?;
+    let cell = Cell::new();
+    let id = {
+        let sent = Sent::new(data, buffers, &refs)?;
+        sending(py, &sent, |payload| node.call_fetch(pid, payload, Wake::Cell(cell.clone())))?
+    };
+    match wait(py, || cell.wait(node, None)) {
+        Ok(answer) => outcome(py, answer),
+        Err(ended) => {
+            node.abandon(id);
+            match ended {
+                Ended::Raised(error) => Err(error),
+                Ended::TimedOut => Err(pyo3::exceptions::PyTimeoutError::new_err(())),
+            }
+        }
+    }
+}
+
+/// Calls a function on another process; its value stays there.
+#[pyfunction]
+pub(crate) fn call_future(
+    py: Python<'_>,
+    pid: ProcId,
+    data: &Bound<'_, PyAny>,
+    buffers: Vec<Bound<'_, PyAny>>,
+    refs: Vec<RefTuple>,
+) -> PyResult<Ref> {
+    let node = node()?;
+    let sent = Sent::new(data, buffers, &refs)?;
+    let id = sending(py, &sent, |payload| node.call_future(pid, payload))?;
+    Ok(Ref::held(pid, id))
+}
+
+/// Calls a function on another process without an answer.
+#[pyfunction]
+pub(crate) fn call_do(
+    py: Python<'_>,
+    pid: ProcId,
+    data: &Bound<'_, PyAny>,
+    buffers: Vec<Bound<'_, PyAny>>,
+    refs: Vec<RefTuple>,
+) -> PyResult<()> {
+    let node = node()?;
+    let sent = Sent::new(data, buffers, &refs)?;
+    sending(py, &sent, |payload| node.call_do(pid, payload))
+}
+
+/// Calls a function on another process; its value goes to a queue under a key. Returns the id of the call.
+#[pyfunction]
+pub(crate) fn call_queue(
+    py: Python<'_>,
+    pid: ProcId,
+    data: &Bound<'_, PyAny>,
+    buffers: Vec<Bound<'_, PyAny>>,
+    refs: Vec<RefTuple>,
+    queue: &Bound<'_, Queue>,
+    key: u64,
+) -> PyResult<u64> {
+    let node = node()?;
+    let sent = Sent::new(data, buffers, &refs)?;
+    let wake = Wake::Queue(queue.get().inner.clone(), key);
+    sending(py, &sent, |payload| node.call_fetch(pid, payload, wake))
+}

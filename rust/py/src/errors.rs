@@ -1,0 +1,31 @@
+//! The one place where failures of the core become exceptions of Python.
+
+use pydist_node::{CallFailed, NodeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+
+/// The exception for a process that has gone, made by the Python layer, which knows its host and last output.
+pub(crate) fn exited(py: Python<'_>, pid: u32, reason: &str) -> PyErr {
+    let made = py
+        .import("pydist._cluster")
+        .and_then(|module| module.getattr("process_exited")?.call1((pid, reason)));
+    match made {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
+    }
+}
+
+pub(crate) fn call_failed(py: Python<'_>, failed: CallFailed) -> PyErr {
+    match failed {
+        CallFailed::NoSuchProcess(pid) => PyValueError::new_err(format!("there is no process {pid} in this cluster")),
+        CallFailed::Exited(pid, reason) => exited(py, pid, &reason),
+        CallFailed::Signal => match py.check_signals() {
+            Err(error) => error,
+            Ok(()) => PyRuntimeError::new_err("interrupted by a signal"),
+        },
+    }
+}
+
+pub(crate) fn node_error(error: &NodeError) -> PyErr {
+    PyOSError::new_err(error.to_string())
+}

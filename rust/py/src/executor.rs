@@ -1,0 +1,110 @@
+//! The threads of Python that run calls.
+
+use std::sync::Arc;
+
+use pydist_node::inbox::{self, Item};
+use pydist_proto::message::CallMode;
+use pyo3::prelude::*;
+
+use crate::buffer::{RefTuple, Sent};
+use crate::calls::sending;
+use crate::lifecycle::{detached, node};
+use crate::outcome::parts;
+use crate::refs::value_or_error;
+use crate::waiting::set_executor;
+
+/// One thread of Python that runs calls; it is made on that thread.
+#[pyclass(frozen, module = "pydist._core")]
+pub(crate) struct Executor {
+    inner: Arc<inbox::Executor>,
+}
+
+#[pymethods]
+impl Executor {
+    #[new]
+    fn new() -> PyResult<Executor> {
+        let inner = node()?.register_executor();
+        set_executor(Some(inner.clone()));
+        Ok(Executor { inner })
+    }
+
+    /// The thread runs no more calls.
+    fn leave(&self) {
+        set_executor(None);
+        if let Ok(node) = node() {
+            node.unregister_executor(&self.inner);
+        }
+    }
+
+    /// Waits for something to do.
+    ///
+    /// Returns (kind, whether no other thread is idle, what): "call" with (src, id, mode, data, buffers, hold),
+    /// "local" and "export" with the id of a reference, "interrupt" with None or (src, id), "exit", "stop", and
+    /// "signal" after a signal whose handler did not raise.
+    fn next(&self, py: Python<'_>, may_lead: bool) -> PyResult<(&'static str, bool, Py<PyAny>)> {
+        let node = match node() {
+            Ok(node) => node,
+            Err(_) => return Ok(("stop", false, py.None())),
+        };
+        let taken = py.detach(|| {
+            let taken = node.next_item(&self.inner, may_lead);
+            if !matches!(taken, Ok((Item::Stop, _))) {
+                crate::lifecycle::sleep_if_closed();
+            }
+            taken
+        });
+        let Ok((item, lonely)) = taken else {
+            py.check_signals()?;
+            return Ok(("signal", false, py.None()));
+        };
+        let none = py.None();
+        Ok(match item {
+            Item::Call(call) => {
+                let (data, buffers, hold) = parts(py, call.body)?;
+                let what = (call.src, call.id, call.mode as u32, data, buffers, hold);
+                ("call", lonely, what.into_pyobject(py)?.into_any().unbind())
+            }
+            Item::Local(id) => ("local", lonely, id.into_pyobject(py)?.into_any().unbind()),
+            Item::Export(id) => ("export", lonely, (id.whence, id.id).into_pyobject(py)?.into_any().unbind()),
+            Item::Interrupt(which) => ("interrupt", lonely, which.into_pyobject(py)?.into_any().unbind()),
+            Item::Exit => ("exit", lonely, none),
+            Item::Stop => ("stop", lonely, none),
+        })
+    }
+
+    /// The call that was taken has been unpickled and starts; false where it was cancelled.
+    fn started(&self, src: u32, id: u64) -> PyResult<bool> {
+        let node = node()?;
+        let wanted = node.begin_call(src, id);
+        node.call_started(&self.inner);
+        Ok(wanted)
+    }
+
+    /// Answers a call: mode 0 sends the value back, mode 1 keeps it here, mode 2 has none.
+    #[allow(clippy::too_many_arguments)]
+    fn answer(
+        &self,
+        py: Python<'_>,
+        src: u32,
+        id: u64,
+        mode: u32,
+        status: u32,
+        data: &Bound<'_, PyAny>,
+        buffers: Vec<Bound<'_, PyAny>>,
+        refs: Vec<RefTuple>,
+    ) -> PyResult<()> {
+        let node = node()?;
+        if mode == CallMode::Do as u32 {
+            node.answer_do(src, id);
+            return Ok(());
+        }
+        let status = value_or_error(status)?;
+        let sent = Sent::new(data, buffers, &refs)?;
+        if mode == CallMode::Future as u32 {
+            let body = sent.to_body()?;
+            detached(py, || node.answer_future(src, id, status, body));
+            return Ok(());
+        }
+        sending(py, &sent, |payload| node.answer_fetch(src, id, status, payload))
+    }
+}

@@ -1,0 +1,250 @@
+//! References to values that live on some process.
+
+use pydist_node::waiter::{Cell, Wake};
+use pydist_proto::ids::{ProcId, RefId, RemoteRef};
+use pydist_proto::machine::Watch;
+use pydist_proto::message::{RefOp, Status};
+use pydist_proto::record::{self, Want};
+use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
+use pyo3::prelude::*;
+
+use crate::buffer::{RefTuple, Sent, remote_ref};
+use crate::calls::sending;
+use crate::errors;
+use crate::lifecycle::{node, node_for_drop};
+use crate::outcome::{Outcome, outcome};
+use crate::queue::Queue;
+use crate::waiting::{Ended, deadline, wait};
+
+/// One handle of a reference; when it is dropped, the owner hears of it.
+#[pyclass(frozen, module = "pydist._core")]
+pub(crate) struct Ref {
+    target: RemoteRef,
+}
+
+impl Drop for Ref {
+    fn drop(&mut self) {
+        if let Some(node) = node_for_drop() {
+            node.drop_handle(self.target.id);
+        }
+    }
+}
+
+impl Ref {
+    /// Wraps a handle that the machine has counted already.
+    pub(crate) fn held(owner: ProcId, id: RefId) -> Ref {
+        Ref { target: RemoteRef { owner, id } }
+    }
+
+    fn await_watch(&self, py: Python<'_>, want: Want, timeout: Option<f64>) -> PyResult<record::Outcome> {
+        let node = node()?;
+        let until = deadline(timeout)?;
+        let cell = Cell::new();
+        let id = self.target.id;
+        let key = match node.watch(id, want, Wake::Cell(cell.clone())) {
+            Watch::Now(outcome) => return Ok(outcome),
+            Watch::Later(key) => key,
+        };
+        match wait(py, || cell.wait(node, until)) {
+            Ok(outcome) => Ok(outcome),
+            Err(ended) => {
+                node.unwatch(id, key);
+                if let Some(outcome) = cell.try_take()
+                    && want == Want::Value
+                {
+                    node.restore(id, outcome);
+                }
+                Err(match ended {
+                    Ended::Raised(error) => error,
+                    Ended::TimedOut => PyTimeoutError::new_err(format!(
+                        "no value after {} s; the future can be waited for again",
+                        timeout.unwrap_or_default()
+                    )),
+                })
+            }
+        }
+    }
+
+    fn operation(
+        &self,
+        py: Python<'_>,
+        op: RefOp,
+        sent: &Sent,
+    ) -> PyResult<record::Outcome> {
+        let node = node()?;
+        let cell = Cell::new();
+        let wake = Wake::Cell(cell.clone());
+        let req = sending(py, sent, |payload| node.ref_op(self.target, op, payload, wake))?;
+        wait(py, || cell.wait(node, None)).map_err(|ended| {
+            node.abandon(req);
+            match ended {
+                Ended::Raised(error) => error,
+                Ended::TimedOut => PyTimeoutError::new_err(()),
+            }
+        })
+    }
+}
+
+#[pymethods]
+impl Ref {
+    #[getter]
+    fn owner(&self) -> u32 {
+        self.target.owner
+    }
+
+    #[getter]
+    fn whence(&self) -> u32 {
+        self.target.id.whence
+    }
+
+    #[getter]
+    fn id(&self) -> u64 {
+        self.target.id.id
+    }
+
+    /// Waits for the value; status Yes means that Python has it already.
+    #[pyo3(signature = (timeout=None))]
+    fn fetch(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Outcome> {
+        let answer = self.await_watch(py, Want::Value, timeout)?;
+        outcome(py, answer)
+    }
+
+    /// Waits until there is a value.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Outcome> {
+        let answer = self.await_watch(py, Want::Ready, timeout)?;
+        outcome(py, answer)
+    }
+
+    /// Has a queue told, under a key, once there is a value; returns what takes that back, or None where it is told.
+    fn tell(&self, queue: &Bound<'_, Queue>, key: u64) -> PyResult<Option<u64>> {
+        let node = node()?;
+        let inner = &queue.get().inner;
+        match node.watch(self.target.id, Want::Ready, Wake::Queue(inner.clone(), key)) {
+            Watch::Later(watch) => Ok(Some(watch)),
+            Watch::Now(outcome) => {
+                inner.push(key, outcome, node);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes back what `tell` asked for.
+    fn untell(&self, watch: u64) -> PyResult<()> {
+        node()?.unwatch(self.target.id, watch);
+        Ok(())
+    }
+
+    /// Whether there is a value, asking the owner where this process does not know.
+    fn isready(&self, py: Python<'_>) -> PyResult<bool> {
+        let node = node()?;
+        if node.known_ready(self.target.id) {
+            return Ok(true);
+        }
+        if self.target.owner == node.me() {
+            return Ok(false);
+        }
+        let nothing = Sent::empty();
+        let answer = self.operation(py, RefOp::IsReady, &nothing)?;
+        if answer.status == Status::Exited {
+            return Err(errors::exited(py, answer.pid, &answer.body.text()));
+        }
+        Ok(answer.status == Status::Yes)
+    }
+
+    /// Sets the value at the owner; false where there is one.
+    fn put(
+        &self,
+        py: Python<'_>,
+        data: &Bound<'_, PyAny>,
+        buffers: Vec<Bound<'_, PyAny>>,
+        refs: Vec<RefTuple>,
+    ) -> PyResult<bool> {
+        let sent = Sent::new(data, buffers, &refs)?;
+        let answer = self.operation(py, RefOp::Put, &sent)?;
+        match answer.status {
+            Status::Yes => Ok(true),
+            Status::Exited => Err(errors::exited(py, answer.pid, &answer.body.text())),
+            _ => Ok(false),
+        }
+    }
+
+    /// Tells that the value is a Python object of this process, the owner; false where there is one.
+    fn put_local(&self) -> PyResult<bool> {
+        Ok(node()?.put_local(self.target.id))
+    }
+
+    /// Cancels the call that is to make the value; false where it has ended.
+    fn cancel(&self, py: Python<'_>) -> PyResult<bool> {
+        let node = node()?;
+        if self.target.owner == node.me() {
+            return Ok(node.cancel_here(self.target.id));
+        }
+        let answer = self.operation(py, RefOp::Cancel, &Sent::empty())?;
+        if answer.status == Status::Exited {
+            return Err(errors::exited(py, answer.pid, &answer.body.text()));
+        }
+        Ok(answer.status == Status::Yes)
+    }
+
+    /// Queues the call to this process itself that is to make the value.
+    fn queue(&self) -> PyResult<()> {
+        node()?.queue_local(self.target.id);
+        Ok(())
+    }
+
+    /// The call to this process itself is about to run; false where it was cancelled.
+    fn begin(&self) -> PyResult<bool> {
+        Ok(node()?.begin_call(self.target.id.whence, self.target.id.id))
+    }
+
+    /// The call to this process itself has ended; false where it was cancelled.
+    fn finish(&self) -> PyResult<bool> {
+        Ok(node()?.finish_local(self.target.id))
+    }
+}
+
+/// Makes an empty future on a process.
+#[pyfunction]
+pub(crate) fn create_future(py: Python<'_>, owner: u32) -> PyResult<Ref> {
+    let id = node()?.create_future(owner).map_err(|failed| errors::call_failed(py, failed))?;
+    Ok(Ref::held(owner, id))
+}
+
+/// A further handle of a reference that a pickle names.
+#[pyfunction]
+pub(crate) fn reference(owner: u32, whence: u32, id: u64) -> PyResult<Ref> {
+    let target = remote_ref((owner, whence, id));
+    node()?.hold(target);
+    Ok(Ref { target })
+}
+
+/// Opens a call to this process itself, whose value is to be under the reference.
+#[pyfunction]
+pub(crate) fn local_call() -> PyResult<Ref> {
+    let node = node()?;
+    Ok(Ref::held(node.me(), node.call_local(true)))
+}
+
+/// Hands over the pickled value of a reference of this process.
+#[pyfunction]
+pub(crate) fn exported(
+    whence: u32,
+    id: u64,
+    status: u32,
+    data: &Bound<'_, PyAny>,
+    buffers: Vec<Bound<'_, PyAny>>,
+    refs: Vec<RefTuple>,
+) -> PyResult<()> {
+    let body = Sent::new(data, buffers, &refs)?.to_body()?;
+    node()?.exported(RefId { whence, id }, value_or_error(status)?, body);
+    Ok(())
+}
+
+pub(crate) fn value_or_error(status: u32) -> PyResult<Status> {
+    match status {
+        0 => Ok(Status::Value),
+        1 => Ok(Status::Error),
+        other => Err(PyRuntimeError::new_err(format!("{other} is no status of a value"))),
+    }
+}
