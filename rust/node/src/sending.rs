@@ -124,6 +124,11 @@ impl Node {
         self.with_machine(|machine| machine.hold(reference));
     }
 
+    /// Adds a handle for a reference that is about to be passed on; false where its value is here.
+    pub fn pin(&self, id: RefId) -> bool {
+        self.with_machine(|machine| machine.pin(id))
+    }
+
     /// Waits on a reference of which this process has a handle.
     pub fn watch(&self, id: RefId, want: Want, wake: Wake) -> Watch {
         self.with_machine(|machine| machine.watch(id, want, wake))

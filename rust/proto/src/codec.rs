@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::body::{Body, Segment};
 use crate::error::ProtocolError;
 use crate::frame::{
-    ABORTED, CHUNK_MAX, HEAD_MAX, HEADER, Header, PREFIX, STREAMED, STREAMS_MAX, decode_ref, kind, u16_at, u32_at,
+    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, PREFIX, STREAMED, STREAMS_MAX, decode_ref, kind, u16_at, u32_at,
     u64_at,
 };
 use crate::handshake::Authenticated;
@@ -324,7 +324,7 @@ fn call_mode(raw: u32) -> Result<CallMode, ProtocolError> {
         .ok_or(ProtocolError::UnknownValue("call mode", raw))
 }
 
-fn status(raw: u32) -> Result<Status, ProtocolError> {
+pub(crate) fn status(raw: u32) -> Result<Status, ProtocolError> {
     use Status::*;
     [Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited]
         .into_iter()
@@ -334,7 +334,7 @@ fn status(raw: u32) -> Result<Status, ProtocolError> {
 
 fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
     use RefOp::*;
-    [Fetch, Wait, IsReady, Put, Cancel, Create]
+    [Fetch, Wait, IsReady, Put, Cancel, Create, Refill, Recount]
         .into_iter()
         .find(|o| *o as u32 == raw)
         .ok_or(ProtocolError::UnknownValue("operation", raw))
@@ -342,15 +342,16 @@ fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
 
 fn deltas(body: &Body) -> Result<Vec<RefDelta>, ProtocolError> {
     let bytes = body.segments.first().map(Segment::as_slice).unwrap_or_default();
-    if bytes.len() % 20 != 0 {
+    if bytes.len() % DELTA != 0 {
         return Err(ProtocolError::Truncated("reference counts"));
     }
     Ok(bytes
-        .chunks_exact(20)
+        .chunks_exact(DELTA)
         .map(|d| RefDelta {
             id: RefId { whence: u32_at(d, 0), id: u64_at(d, 4) },
             holder: u32_at(d, 12),
-            delta: u32_at(d, 16).cast_signed(),
+            giver: u32_at(d, 16),
+            delta: u32_at(d, 20).cast_signed(),
         })
         .collect())
 }

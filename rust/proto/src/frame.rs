@@ -42,6 +42,9 @@ pub(crate) mod kind {
     pub(crate) const CHUNK: u8 = 14;
 }
 
+/// The bytes of one changed count.
+pub(crate) const DELTA: usize = 24;
+
 /// The body follows in chunk frames.
 pub(crate) const STREAMED: u8 = 1;
 /// On a chunk: the sender gave up; what came of the message is dropped.
@@ -194,11 +197,12 @@ pub fn encode(message: Message) -> Encoded {
 }
 
 fn encode_deltas(deltas: &[RefDelta]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(deltas.len() * 20);
+    let mut out = Vec::with_capacity(deltas.len() * DELTA);
     for d in deltas {
         out.extend_from_slice(&d.id.whence.to_le_bytes());
         out.extend_from_slice(&d.id.id.to_le_bytes());
         out.extend_from_slice(&d.holder.to_le_bytes());
+        out.extend_from_slice(&d.giver.to_le_bytes());
         out.extend_from_slice(&d.delta.to_le_bytes());
     }
     out

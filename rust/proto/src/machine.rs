@@ -3,7 +3,7 @@
 //! Everything that happens is a method call; what is to be done about it is left in a list of
 //! [`Output`]s, which the caller takes with [`Machine::take_outputs`] and carries out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::body::Body;
@@ -120,6 +120,10 @@ pub struct Machine<W> {
     records: HashMap<RefId, Record<W>>,
     /// Changes of counts that are to be told to the owners.
     deltas: Vec<(ProcId, RefDelta)>,
+    /// Counts that were asked for while their giver was still a member: the giver, the owner, the reference.
+    recounts: Vec<(ProcId, ProcId, RefId)>,
+    /// The references that were freed last, of those that others than their maker have held.
+    freed: VecDeque<RefId>,
     outputs: Vec<Output<W>>,
 }
 
@@ -136,6 +140,8 @@ impl<W> Machine<W> {
             running: HashMap::new(),
             records: HashMap::new(),
             deltas: Vec::new(),
+            recounts: Vec::new(),
+            freed: VecDeque::new(),
             outputs: Vec::new(),
         }
     }
@@ -192,7 +198,7 @@ impl<W> Machine<W> {
         self.outstanding.insert(id.id, Outstanding { pid, expect: Expect::Future(id) });
         let mut record = Record::new(pid);
         record.local = 1;
-        record.received = 1;
+        record.receive(self.me);
         record.call = true;
         self.records.insert(id, record);
         self.share_refs(pid, refs);
@@ -208,7 +214,9 @@ impl<W> Machine<W> {
 
     /// Drops interest in the answer to a fetching call or an operation.
     pub fn abandon(&mut self, id: u64) {
-        if let Some(outstanding) = self.outstanding.get_mut(&id) {
+        if let Some(outstanding) = self.outstanding.get_mut(&id)
+            && matches!(outstanding.expect, Expect::Call(_) | Expect::Op(_))
+        {
             outstanding.expect = Expect::Nothing;
         }
     }
@@ -232,7 +240,7 @@ impl<W> Machine<W> {
     ///
     /// The caller of this method sends the result.
     pub fn finish(&mut self, src: ProcId, id: u64, refs: &[RemoteRef]) -> bool {
-        let wanted = self.running.remove(&(src, id)) != Some(Run::Cancelled) && self.members.contains_key(&src);
+        let wanted = self.running.remove(&(src, id)) != Some(Run::Cancelled) && !self.departed.contains_key(&src);
         if wanted {
             self.share_refs(src, refs);
         }
@@ -252,17 +260,20 @@ impl<W> Machine<W> {
         }
     }
 
-    /// A message of another process has arrived.
+    /// A message of another process has arrived; one of a process that is gone is dropped.
     pub fn handle_message(&mut self, from: ProcId, message: Message) {
+        if self.departed.contains_key(&from) {
+            return;
+        }
         match message {
             Message::Call { id, mode, body } => self.handle_call(from, id, mode, body),
             Message::Result { id, status, body } => {
-                self.handle_result(id, Outcome { status, body, pid: from });
+                self.handle_result(from, id, Outcome { status, body, pid: from });
             }
-            Message::Done { id } => self.handle_done(id),
+            Message::Done { id } => self.handle_done(from, id),
             Message::RefOp { req, op, target, body } => self.handle_ref_op(from, req, op, target, body),
             Message::Withdraw { req, target } => self.handle_withdraw(from, req, target),
-            Message::Refs { deltas } => deltas.iter().for_each(|d| self.count(d.id, d.holder, d.delta)),
+            Message::Refs { deltas } => self.handle_deltas(&deltas),
             Message::Interrupt => self.outputs.push(Output::InterruptAll),
             Message::Exit if from == HEAD => self.outputs.push(Output::Exit),
             Message::Join { member } if from == HEAD => self.join(member),
@@ -274,13 +285,13 @@ impl<W> Machine<W> {
     }
 
     fn handle_call(&mut self, src: ProcId, id: u64, mode: CallMode, body: Body) {
-        self.receive_refs(&body.refs);
+        self.receive_refs(src, &body.refs);
         if mode == CallMode::Future {
             let me = self.me;
             let record = self.records.entry(RefId { whence: src, id }).or_insert_with(|| Record::new(me));
             record.created = true;
             record.call = true;
-            record.count(src, 1);
+            record.count(src, src, 1, i32::MIN);
         }
         self.running.insert((src, id), Run::Queued);
         self.outputs.push(Output::Deliver(Incoming { src, id, mode, body }));
@@ -289,9 +300,9 @@ impl<W> Machine<W> {
         }
     }
 
-    fn handle_result(&mut self, id: u64, outcome: Outcome) {
-        self.receive_refs(&outcome.body.refs);
-        let Some(Outstanding { expect, .. }) = self.outstanding.remove(&id) else {
+    fn handle_result(&mut self, from: ProcId, id: u64, outcome: Outcome) {
+        self.receive_refs(from, &outcome.body.refs);
+        let Some(expect) = self.take_expected(from, id) else {
             self.release_refs(&outcome.body.refs);
             return;
         };
@@ -303,10 +314,18 @@ impl<W> Machine<W> {
         }
     }
 
-    fn handle_done(&mut self, id: u64) {
-        if let Some(Outstanding { expect: Expect::Future(reference), pid }) = self.outstanding.remove(&id) {
-            self.ready_elsewhere(reference, Outcome::bare(Status::Yes, pid));
+    fn handle_done(&mut self, from: ProcId, id: u64) {
+        if let Some(Expect::Future(reference)) = self.take_expected(from, id) {
+            self.ready_elsewhere(reference, Outcome::bare(Status::Yes, from));
         }
+    }
+
+    /// Takes what waits for the answer `id`; nothing, where that was not asked of `from`.
+    fn take_expected(&mut self, from: ProcId, id: u64) -> Option<Expect<W>> {
+        if self.outstanding.get(&id)?.pid != from {
+            return None;
+        }
+        self.outstanding.remove(&id).map(|o| o.expect)
     }
 
     /// Opens an operation on a reference, whose answer wakes one waiter; the caller sends the frame.

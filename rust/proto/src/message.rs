@@ -55,6 +55,12 @@ pub enum RefOp {
     Cancel = 4,
     /// Makes an empty future.
     Create = 5,
+    /// Gives the owner a value back that it had let go of, since its holder passes the reference on;
+    /// in place of a request's number goes the [`Status`] of the value.
+    Refill = 6,
+    /// The owner asks how often it is held by the word of a process that is gone, which goes in place of
+    /// a request's number; the answer is among the changed counts.
+    Recount = 7,
 }
 
 /// A change of how many times a process holds a reference, told to the owner.
@@ -62,6 +68,8 @@ pub enum RefOp {
 pub struct RefDelta {
     pub id: RefId,
     pub holder: ProcId,
+    /// The process from which the holder has the reference; itself, where it made it.
+    pub giver: ProcId,
     pub delta: i32,
 }
 

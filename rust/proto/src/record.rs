@@ -47,7 +47,7 @@ pub enum Waiter<W> {
 /// ```text
 ///             value set, or the call ended
 ///   Pending ───────────────────────────────► Ready        (bytes are here)
-///      │ ──────────────────────────────────► ReadyLocal   (a Python object of this process; owner only)
+///      │ ──────────────────────────────────► ReadyLocal   (a Python object of this process has it)
 ///      │                                        └─ pickled when asked for ─► Ready
 ///      └───────────────────────────────────► Elsewhere    (the owner has it; holders only)
 ///                                               └─ fetched ─► Ready
@@ -66,13 +66,16 @@ pub struct Record<W> {
     pub owner: ProcId,
     /// Handles in this process: Python objects, and bodies that name the reference.
     pub local: u32,
-    /// The holds that the owner counts for this process, given back when the last handle goes.
-    pub received: i32,
+    /// The holds that the owner counts for this process, by who gave them; given back when the last handle
+    /// goes, or the value has come.
+    pub received: Vec<(ProcId, i32)>,
     pub state: State,
     pub waiters: Vec<Waiter<W>>,
-    /// Owner only: how often each process holds the reference. An add may arrive after the matching
-    /// delete, so a count can be negative for a while; the slot lives until all are zero.
-    pub holders: HashMap<ProcId, i32>,
+    /// Owner only: how often each process (first) has got the reference from each (second). An add may arrive
+    /// after the matching delete, so a count can be negative for a while; the slot lives until all are zero.
+    pub holders: HashMap<(ProcId, ProcId), i32>,
+    /// Owner only: a process other than the maker has held it.
+    pub shared: bool,
     /// The owner has heard of the reference from its maker, not only from others.
     pub created: bool,
     /// The call that makes the value tells its caller, who is to be answered without asking.
@@ -80,7 +83,7 @@ pub struct Record<W> {
     /// Holders only: the outstanding request to the owner for the value, and for readiness.
     pub asked_value: Option<u64>,
     pub asked_ready: Option<u64>,
-    /// Owner only: Python was asked to pickle the value.
+    /// Python was asked to pickle the value.
     pub exporting: bool,
 }
 
@@ -89,10 +92,11 @@ impl<W> Record<W> {
         Record {
             owner,
             local: 0,
-            received: 0,
+            received: Vec::new(),
             state: State::Pending,
             waiters: Vec::new(),
             holders: HashMap::new(),
+            shared: false,
             created: false,
             call: false,
             asked_value: None,
@@ -105,17 +109,30 @@ impl<W> Record<W> {
         !matches!(self.state, State::Pending)
     }
 
-    /// Counts a change of a process's holds.
-    pub fn count(&mut self, holder: ProcId, delta: i32) {
-        let count = self.holders.entry(holder).or_insert(0);
-        *count = count.saturating_add(delta);
+    /// The value is in this process, as bytes or as a Python object.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::Ready(_) | State::ReadyLocal)
+    }
+
+    /// Counts a change of the holds that a process has from `giver`, not below `least`.
+    pub fn count(&mut self, holder: ProcId, giver: ProcId, delta: i32, least: i32) {
+        let count = self.holders.entry((holder, giver)).or_insert(0);
+        *count = count.saturating_add(delta).max(least);
         if *count == 0 {
-            self.holders.remove(&holder);
+            self.holders.remove(&(holder, giver));
         }
     }
 
     pub fn held_by(&self, holder: ProcId) -> bool {
-        self.holders.get(&holder).is_some_and(|count| *count > 0)
+        self.holders.iter().any(|((h, _), count)| *h == holder && *count > 0)
+    }
+
+    /// The owner counts one hold more for this process.
+    pub fn receive(&mut self, giver: ProcId) {
+        match self.received.iter_mut().find(|(from, _)| *from == giver) {
+            Some((_, count)) => *count += 1,
+            None => self.received.push((giver, 1)),
+        }
     }
 
     /// Nobody in the cluster refers to it any more.

@@ -187,6 +187,11 @@ impl Ref {
         Ok(answer.status == Status::Yes)
     }
 
+    /// A further handle for passing the reference on; None where the value is here, to be passed on itself.
+    fn pin(&self) -> PyResult<Option<Ref>> {
+        Ok(node()?.pin(self.target.id).then_some(Ref { target: self.target }))
+    }
+
     /// Queues the call to this process itself that is to make the value.
     fn queue(&self) -> PyResult<()> {
         node()?.queue_local(self.target.id);

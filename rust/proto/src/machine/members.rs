@@ -1,7 +1,8 @@
 //! Who belongs to the cluster, and what the loss of a process means.
 
+use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId};
-use crate::message::{Member, Message};
+use crate::message::{Member, Message, RefOp};
 use crate::record::{Outcome, State, Waiter};
 
 use super::{Expect, Machine, Output};
@@ -34,6 +35,15 @@ impl<W> Machine<W> {
         self.outputs.push(Output::Joined(pid));
     }
 
+    /// A peer has proved itself before the head told of it; false where it has left the cluster.
+    pub fn meet(&mut self, pid: ProcId) -> bool {
+        if self.departed.contains_key(&pid) {
+            return false;
+        }
+        self.members.entry(pid).or_insert_with(|| Member { pid, ..Member::default() });
+        true
+    }
+
     /// A process is gone: whatever waits for it ends, in one step.
     pub fn leave(&mut self, pid: ProcId, reason: &str) {
         if self.members.remove(&pid).is_none() {
@@ -48,9 +58,11 @@ impl<W> Machine<W> {
         }
         self.outputs.push(Output::Left(pid));
         let outcome = Outcome::exited(pid, reason);
+        self.deltas.retain(|(owner, _)| *owner != pid);
         self.fail_outstanding(pid, &outcome);
         self.fail_records(pid, &outcome);
         self.forget_holder(pid);
+        self.recount_all(pid);
     }
 
     fn fail_outstanding(&mut self, pid: ProcId, outcome: &Outcome) {
@@ -71,7 +83,7 @@ impl<W> Machine<W> {
     /// Ends every reference whose value went with the process, or whose making call never arrived.
     fn fail_records(&mut self, pid: ProcId, outcome: &Outcome) {
         let me = self.me;
-        let lost: Vec<RefId> = self
+        let mut lost: Vec<RefId> = self
             .records
             .iter()
             .filter(|(id, r)| {
@@ -80,21 +92,38 @@ impl<W> Machine<W> {
             })
             .map(|(id, _)| *id)
             .collect();
+        lost.sort_unstable();
         for id in lost {
             self.settle(id, outcome.clone());
+            self.free_if_unused(id);
         }
     }
 
+    /// Forgets what the process held, and asks the others what they really have of what it gave them: what
+    /// it sent last may not have arrived, here or there.
     fn forget_holder(&mut self, pid: ProcId) {
+        let me = self.me;
         let mut ids = Vec::new();
+        let mut doubtful = Vec::new();
         for (id, record) in &mut self.records {
             record.waiters.retain(|w| !matches!(w, Waiter::Remote { pid: p, .. } if *p == pid));
-            if record.holders.remove(&pid).is_some() {
+            let before = record.holders.len();
+            record.holders.retain(|(holder, giver), count| {
+                *holder != pid && (*giver != pid || (*holder != me && *count > 0))
+            });
+            if record.holders.len() != before {
                 ids.push(*id);
             }
+            let given = record.holders.keys().filter(|(_, giver)| *giver == pid);
+            doubtful.extend(given.map(|(holder, _)| (*holder, *id)));
         }
         for id in ids {
             self.free_if_unused(id);
+        }
+        doubtful.sort_unstable();
+        for (holder, target) in doubtful {
+            let body = Body::default();
+            self.send(holder, Message::RefOp { req: u64::from(pid), op: RefOp::Recount, target, body });
         }
     }
 }

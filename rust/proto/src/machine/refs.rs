@@ -8,11 +8,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::body::Body;
+use crate::codec::status;
 use crate::ids::{ProcId, RefId, RemoteRef};
 use crate::message::{Message, RefDelta, RefOp, Status};
 use crate::record::{Outcome, Record, State, Waiter, Want};
 
 use super::{EAGER_MAX, Expect, Machine, Output, Run, Watch};
+
+/// So many freed references are remembered, so that who got one from a process that died is told.
+const FREED_MAX: usize = 4096;
 
 impl<W> Machine<W> {
     /// Makes an empty future on this process, with one handle.
@@ -33,7 +37,7 @@ impl<W> Machine<W> {
         let id = RefId { whence: self.me, id: self.fresh_id() };
         let mut record = Record::new(owner);
         record.local = 1;
-        record.received = 1;
+        record.receive(self.me);
         self.records.insert(id, record);
         self.send(owner, Message::RefOp { req: 0, op: RefOp::Create, target: id, body: Body::default() });
         id
@@ -45,11 +49,28 @@ impl<W> Machine<W> {
         record.local += 1;
     }
 
+    /// Adds a handle that keeps the owner's value until the reference has been passed on; false where the value
+    /// has come here already, and is to be passed on itself.
+    pub fn pin(&mut self, id: RefId) -> bool {
+        match self.records.get_mut(&id) {
+            Some(record) if record.owner == self.me || !record.is_settled() => {
+                record.local += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Drops a handle.
     pub fn release(&mut self, id: RefId) {
         let Some(record) = self.records.get_mut(&id) else { return };
         record.local = record.local.saturating_sub(1);
         if record.local > 0 {
+            let (owner, only) = (record.owner, record.local == 1 && record.is_settled());
+            if only && owner != self.me {
+                let received = std::mem::take(&mut record.received);
+                self.give_back(id, owner, received);
+            }
             return;
         }
         if record.owner == self.me {
@@ -61,13 +82,26 @@ impl<W> Machine<W> {
             for req in [record.asked_value, record.asked_ready].into_iter().flatten() {
                 self.withdraw(record.owner, req, id);
             }
+            if record.call && id.whence == self.me {
+                self.outstanding.remove(&id.id);
+            }
+            for waiter in record.waiters {
+                self.wake(waiter, &Outcome::bare(Status::UnknownRef, self.me));
+            }
             self.release_value(record.state);
         }
     }
 
-    fn give_back(&mut self, id: RefId, owner: ProcId, received: i32) {
-        if received != 0 {
-            self.deltas.push((owner, RefDelta { id, holder: self.me, delta: -received }));
+    fn give_back(&mut self, id: RefId, owner: ProcId, received: Vec<(ProcId, i32)>) {
+        for (giver, count) in received {
+            self.tell(owner, RefDelta { id, holder: self.me, giver, delta: -count });
+        }
+    }
+
+    /// Notes a change of counts for an owner that still lives.
+    fn tell(&mut self, owner: ProcId, delta: RefDelta) {
+        if !self.departed.contains_key(&owner) {
+            self.deltas.push((owner, delta));
         }
     }
 
@@ -112,13 +146,13 @@ impl<W> Machine<W> {
     }
 
     /// A body that names these references has arrived: each has one more hold here.
-    pub(super) fn receive_refs(&mut self, refs: &[RemoteRef]) {
+    pub(super) fn receive_refs(&mut self, from: ProcId, refs: &[RemoteRef]) {
         for reference in refs {
             self.hold(*reference);
             if reference.owner == self.me {
-                self.count(reference.id, self.me, -1);
+                self.count(reference.id, self.me, from, -1);
             } else if let Some(record) = self.records.get_mut(&reference.id) {
-                record.received += 1;
+                record.receive(from);
             }
         }
     }
@@ -126,32 +160,129 @@ impl<W> Machine<W> {
     /// A body that names these references is about to be sent to `pid`.
     pub(super) fn share_refs(&mut self, pid: ProcId, refs: &[RemoteRef]) {
         for reference in refs {
+            let (id, giver) = (reference.id, self.me);
             if reference.owner == self.me {
-                self.count(reference.id, pid, 1);
+                self.count(id, pid, giver, 1);
             } else {
-                self.deltas.push((reference.owner, RefDelta { id: reference.id, holder: pid, delta: 1 }));
+                self.refill(*reference);
+                self.tell(reference.owner, RefDelta { id, holder: pid, giver, delta: 1 });
             }
         }
     }
 
+    /// A reference whose value came here, so that its owner may have let go of it, is about to be passed on: the
+    /// owner gets the value back, and counts a hold of this process again.
+    fn refill(&mut self, reference: RemoteRef) {
+        let RemoteRef { owner, id } = reference;
+        if self.departed.contains_key(&owner) {
+            return;
+        }
+        let me = self.me;
+        let Some(record) = self.records.get_mut(&id) else { return };
+        if !record.received.is_empty() {
+            return;
+        }
+        match &record.state {
+            State::Ready(outcome) => {
+                let Outcome { status, body, .. } = outcome.clone();
+                record.receive(me);
+                if let Ok(body) = body.try_clone() {
+                    self.send_refill(owner, id, status, body);
+                }
+            }
+            State::ReadyLocal => {
+                record.receive(me);
+                self.export(id);
+            }
+            State::Pending | State::Elsewhere => {}
+        }
+    }
+
+    fn send_refill(&mut self, owner: ProcId, target: RefId, status: Status, body: Body) {
+        self.share_refs(owner, &body.refs);
+        self.send(owner, Message::RefOp { req: u64::from(status as u32), op: RefOp::Refill, target, body });
+    }
+
     /// Changes the owner's count of a process's holds.
-    pub(super) fn count(&mut self, id: RefId, holder: ProcId, delta: i32) {
+    pub(super) fn count(&mut self, id: RefId, holder: ProcId, giver: ProcId, delta: i32) {
+        self.apply(&RefDelta { id, holder, giver, delta });
+        self.free_if_unused(id);
+    }
+
+    /// Changed counts have come; the slots are looked at after all of them.
+    pub(super) fn handle_deltas(&mut self, deltas: &[RefDelta]) {
+        deltas.iter().for_each(|d| self.apply(d));
+        deltas.iter().for_each(|d| self.free_if_unused(d.id));
+    }
+
+    fn apply(&mut self, delta: &RefDelta) {
+        let RefDelta { id, holder, giver, delta } = *delta;
         if self.departed.contains_key(&holder) {
             return;
         }
         let me = self.me;
-        self.records.entry(id).or_insert_with(|| Record::new(me)).count(holder, delta);
-        self.free_if_unused(id);
+        if self.departed.contains_key(&giver) {
+            // The adds of a process that is gone may be lost: its counts do not go below zero.
+            if let Some(record) = self.records.get_mut(&id) {
+                record.count(holder, giver, delta, 0);
+            }
+            return;
+        }
+        let record = self.records.entry(id).or_insert_with(|| Record::new(me));
+        record.shared |= holder != id.whence;
+        record.count(holder, giver, delta, i32::MIN);
+    }
+
+    /// Answers an owner how many holds this process has from a process that is gone.
+    fn recount(&mut self, giver: ProcId, owner: ProcId, id: RefId) {
+        let received = self.records.get(&id).map(|r| r.received.as_slice()).unwrap_or_default();
+        let count = received.iter().find(|(from, _)| *from == giver).map_or(0, |(_, count)| *count);
+        let holder = self.me;
+        self.tell(owner, RefDelta { id, holder, giver, delta: i32::MIN });
+        self.tell(owner, RefDelta { id, holder, giver, delta: count });
+    }
+
+    /// Answers the owners that asked for counts while `giver` was still a member here.
+    pub(super) fn recount_all(&mut self, giver: ProcId) {
+        let (now, later) = std::mem::take(&mut self.recounts).into_iter().partition(|(from, ..)| *from == giver);
+        self.recounts = later;
+        let now: Vec<_> = now;
+        for (giver, owner, id) in now {
+            self.recount(giver, owner, id);
+        }
     }
 
     pub(super) fn free_if_unused(&mut self, id: RefId) {
         let free = self.records.get(&id).is_some_and(|r| r.owner == self.me && r.is_free());
         if free && let Some(record) = self.records.remove(&id) {
+            if record.shared && id.whence != self.me {
+                self.remember_freed(id);
+            }
             for waiter in record.waiters {
                 self.wake(waiter, &Outcome::bare(Status::UnknownRef, self.me));
             }
             self.release_value(record.state);
         }
+    }
+
+    fn remember_freed(&mut self, id: RefId) {
+        if self.freed.len() == FREED_MAX {
+            self.freed.pop_front();
+        }
+        self.freed.push_back(id);
+    }
+
+    /// Whether a reference of this process that has no slot, or one that nobody made, never gets its value.
+    ///
+    /// The maker's word may still be on its way. Without a death, though, nobody asks for what was freed.
+    fn is_lost(&self, id: RefId) -> bool {
+        match self.records.get(&id) {
+            Some(record) if record.created || record.owner != self.me => return record.owner != self.me,
+            _ => {}
+        }
+        id.whence == self.me
+            || self.departed.contains_key(&id.whence)
+            || (!self.departed.is_empty() && self.freed.contains(&id))
     }
 
     /// The owner's value is there: whoever waits is woken, and the caller behind it hears of it.
@@ -189,11 +320,16 @@ impl<W> Machine<W> {
             self.release_refs(&outcome.body.refs);
             return;
         }
-        record.state = State::Ready(outcome.clone());
+        let taken = record.owner != self.me
+            && outcome.status != Status::Exited
+            && record.waiters.iter().any(|w| matches!(w, Waiter::Local { want: Want::Value, .. }));
+        record.state = if taken { State::ReadyLocal } else { State::Ready(outcome.clone()) };
         record.asked_value = None;
         let asked_ready = record.asked_ready.take();
         let waiters = std::mem::take(&mut record.waiters);
-        let (owner, received) = (record.owner, std::mem::take(&mut record.received));
+        let owner = record.owner;
+        // A further handle may be on its way to another process, which needs the owner's value.
+        let received = if record.local > 1 { 0 } else { std::mem::take(&mut record.received) };
         if let Some(req) = asked_ready {
             self.withdraw(owner, req, id);
         }
@@ -203,7 +339,20 @@ impl<W> Machine<W> {
         for waiter in waiters {
             self.wake(waiter, &outcome);
         }
+        if taken {
+            self.release_refs(&outcome.body.refs);
+        }
         self.free_if_unused(id);
+    }
+
+    /// A waiter that was woken with the value did not take it: it stays for the next one.
+    pub fn restore(&mut self, id: RefId, outcome: Outcome) {
+        match self.records.get_mut(&id) {
+            Some(record) if matches!(record.state, State::ReadyLocal) && record.owner != self.me => {
+                record.state = State::Ready(outcome);
+            }
+            _ => self.release_refs(&outcome.body.refs),
+        }
     }
 
     /// The owner has the value: those who wait for that are woken, for the others it is fetched.
@@ -250,9 +399,19 @@ impl<W> Machine<W> {
     /// An outcome that carries a body gives the waiter a hold of the references it names.
     pub fn watch(&mut self, id: RefId, want: Want, wake: W) -> Watch {
         let me = self.me;
+        self.settle_if_owner_left(id);
         let Some(record) = self.records.get_mut(&id) else {
             return Watch::Now(Outcome::bare(Status::UnknownRef, me));
         };
+        if record.owner != me
+            && want == Want::Value
+            && let State::Ready(outcome) = &record.state
+            && outcome.status != Status::Exited
+        {
+            let outcome = outcome.clone();
+            record.state = State::ReadyLocal;
+            return Watch::Now(outcome);
+        }
         match (&record.state, want) {
             (State::Ready(outcome), Want::Value) => {
                 let outcome = outcome.clone();
@@ -282,6 +441,18 @@ impl<W> Machine<W> {
             }
         }
         Watch::Later(key)
+    }
+
+    /// A reference that arrived here after its owner had left ends as those that were here before.
+    fn settle_if_owner_left(&mut self, id: RefId) {
+        let Some(record) = self.records.get(&id) else { return };
+        if matches!(record.state, State::Ready(_)) {
+            return;
+        }
+        if let Some(reason) = self.departed.get(&record.owner) {
+            let outcome = Outcome::exited(record.owner, reason);
+            self.settle(id, outcome);
+        }
     }
 
     /// Takes a waiter back; a request that waits for nobody else is withdrawn from the owner.
@@ -357,9 +528,20 @@ impl<W> Machine<W> {
         }
     }
 
-    /// Python has pickled the value of a reference of this process.
+    /// Python has pickled the value of a reference of this process, or one that it has fetched.
+    ///
+    /// The references that the value names are those of Python objects of this process.
     pub fn exported(&mut self, id: RefId, status: Status, body: Body) {
         let me = self.me;
+        if let Some(record) = self.records.get_mut(&id)
+            && record.owner != me
+        {
+            if std::mem::take(&mut record.exporting) && !self.departed.contains_key(&record.owner) {
+                let owner = record.owner;
+                self.send_refill(owner, id, status, body);
+            }
+            return;
+        }
         if let Some(State::ReadyLocal) = self.state_of(id) {
             self.keep_refs(&body.refs);
             self.set(id, Outcome { status, body: Arc::new(body), pid: me });
@@ -367,7 +549,7 @@ impl<W> Machine<W> {
     }
 
     pub(super) fn handle_ref_op(&mut self, from: ProcId, req: u64, op: RefOp, target: RefId, body: Body) {
-        self.receive_refs(&body.refs);
+        self.receive_refs(from, &body.refs);
         match op {
             RefOp::Fetch => self.await_remote(from, req, target, Want::Value),
             RefOp::Wait => self.await_remote(from, req, target, Want::Ready),
@@ -376,9 +558,16 @@ impl<W> Machine<W> {
                 self.answer(from, req, if set { Status::Yes } else { Status::No });
             }
             RefOp::Put => {
-                let pending = matches!(self.state_of(target), Some(State::Pending));
+                if self.is_lost(target) {
+                    self.release_refs(&body.refs);
+                    return self.answer(from, req, Status::UnknownRef);
+                }
+                let me = self.me;
+                // The word of the maker may come later than that of another holder.
+                let record = self.records.entry(target).or_insert_with(|| Record::new(me));
+                let pending = !record.is_set();
                 if pending {
-                    self.set(target, Outcome { status: Status::Value, body: Arc::new(body), pid: self.me });
+                    self.set(target, Outcome { status: Status::Value, body: Arc::new(body), pid: me });
                 } else {
                     self.release_refs(&body.refs);
                 }
@@ -392,14 +581,39 @@ impl<W> Machine<W> {
                 let me = self.me;
                 let record = self.records.entry(target).or_insert_with(|| Record::new(me));
                 record.created = true;
-                record.count(from, 1);
+                record.count(from, from, 1, i32::MIN);
                 self.free_if_unused(target);
+            }
+            RefOp::Refill => {
+                let me = self.me;
+                let record = self.records.entry(target).or_insert_with(|| Record::new(me));
+                record.created = true;
+                record.shared |= from != target.whence;
+                record.count(from, from, 1, i32::MIN);
+                match u32::try_from(req).map(status) {
+                    Ok(Ok(status)) if !record.is_set() => {
+                        self.set(target, Outcome { status, body: Arc::new(body), pid: me });
+                    }
+                    _ => self.release_refs(&body.refs),
+                }
+                self.free_if_unused(target);
+            }
+            RefOp::Recount => {
+                let Ok(giver) = ProcId::try_from(req) else { return };
+                if self.departed.contains_key(&giver) {
+                    self.recount(giver, from, target);
+                } else {
+                    self.recounts.push((giver, from, target));
+                }
             }
         }
     }
 
     fn await_remote(&mut self, from: ProcId, req: u64, target: RefId, want: Want) {
         let me = self.me;
+        if self.is_lost(target) {
+            return self.answer(from, req, Status::UnknownRef);
+        }
         let record = self.records.entry(target).or_insert_with(|| Record::new(me));
         let waiter = Waiter::Remote { pid: from, req, want };
         match (&record.state, want) {
@@ -434,7 +648,13 @@ impl<W> Machine<W> {
             self.outputs.push(Output::InterruptCall(key.0, key.1));
         }
         *run = Run::Cancelled;
-        self.set(target, Outcome::bare(Status::Cancelled, self.me));
+        if self.state_of(target).is_none() && target.whence != self.me {
+            // A call that is fetched has no slot: its caller is told by itself.
+            self.answer(target.whence, target.id, Status::Cancelled);
+        }
+        if matches!(self.state_of(target), Some(State::Pending)) {
+            self.set(target, Outcome::bare(Status::Cancelled, self.me));
+        }
         true
     }
 
