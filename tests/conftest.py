@@ -1,0 +1,144 @@
+"""Workers for the tests, and the check that nothing of them is left."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import pytest
+
+import support
+
+WITHOUT_PROCESSES = {"unit", "examples", "typing"}
+WARM_THREADS = 8  # executors may stay warm between calls
+
+
+class Held:
+    """What this process holds of the system, and the core of the cluster."""
+
+    def __init__(self, d: ModuleType) -> None:
+        me = psutil.Process()
+        self.children = {child.pid for child in me.children(recursive=True)}
+        self.fds = me.num_fds()
+        self.threads = me.num_threads()
+        self.sockets = sorted(
+            str(file)
+            for address in support.unix_listeners(os.getpid())
+            if address.startswith("/")
+            for file in Path(address).parent.iterdir()
+        )
+        stats = d.stats()
+        names = (
+            "refs_owned",
+            "refs_held",
+            "calls_outstanding",
+            "calls_running",
+            "queued_bytes",
+            "connections",
+        )
+        self.core = {name: stats[name] for name in names}
+
+    def beyond(self, base: Held) -> list[str]:
+        """Say what is held beyond an earlier state."""
+        found = []
+        if more := self.children - base.children:
+            found.append(f"child processes {sorted(more)}")
+        if self.fds > base.fds:
+            found.append(f"{self.fds - base.fds} descriptors")
+        if self.threads > base.threads + WARM_THREADS:
+            found.append(f"{self.threads - base.threads} threads")
+        if more := set(self.sockets) - set(base.sockets):
+            found.append(f"sockets {sorted(more)}")
+        found += [f"{name} {n}" for name, n in self.core.items() if n > base.core[name]]
+        return found
+
+
+@pytest.fixture(scope="session")
+def d() -> ModuleType:
+    """Give the module under test."""
+    import pydist
+
+    return pydist
+
+
+@pytest.fixture(scope="session")
+def resting_state(d: ModuleType) -> Held:
+    """Give what a process holds that has had a worker and has none."""
+    d.rmprocs(d.addprocs(1))
+    return Held(d)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail where a module's tests leave processes, descriptors, threads, sockets or references behind."""
+    if request.path.parent.name in WITHOUT_PROCESSES:
+        yield
+        return
+    d = request.getfixturevalue("d")
+    base = request.getfixturevalue("resting_state")
+    yield
+    d.rmprocs([pid for pid in d.procs() if pid != 1])
+
+    def clean() -> bool:
+        gc.collect()
+        return not Held(d).beyond(base)
+
+    try:
+        support.wait_until(clean, 5)
+    except AssertionError:
+        pytest.fail(f"left behind: {', '.join(Held(d).beyond(base))}")
+
+
+@pytest.fixture(scope="module")
+def module_workers(d: ModuleType, nothing_left: None) -> Iterator[list[int]]:
+    """Keep the list of a module's two workers; `workers` fills it."""
+    pids: list[int] = []
+    yield pids
+    d.rmprocs(pids)
+
+
+@pytest.fixture
+def workers(d: ModuleType, module_workers: list[int]) -> list[int]:
+    """Give two workers that answer; the tests of a module share them."""
+
+    def answers(pid: int) -> bool:
+        try:
+            return d.remotecall(d.myid, pid).fetch(timeout=10) == pid
+        except (d.ProcessExitedException, TimeoutError):
+            return False
+
+    healthy = [pid for pid in module_workers if pid in d.procs() and answers(pid)]
+    d.rmprocs([pid for pid in module_workers if pid not in healthy])
+    module_workers[:] = healthy + d.addprocs(2 - len(healthy))
+    return list(module_workers)
+
+
+@pytest.fixture
+def fresh_workers(d: ModuleType) -> Iterator[Callable[..., list[int]]]:
+    """Give a function that starts workers for one test."""
+    started: list[int] = []
+
+    def start(n: int = 1, **params: Any) -> list[int]:
+        pids = d.addprocs(n, **params)
+        started.extend(pids)
+        return pids
+
+    yield start
+    d.rmprocs(started)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., Any]:
+    """Give the function that awaits a condition with a deadline."""
+    return support.wait_until
+
+
+@pytest.fixture
+def run_script() -> Callable[..., Any]:
+    """Give the function that runs a user's script in a process of its own."""
+    return support.run_script
