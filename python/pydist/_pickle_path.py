@@ -232,7 +232,7 @@ def _reduced_parts(value: Any) -> Iterator[Child]:
     """What `__reduce_ex__` gives, for objects that define it."""
     cls = type(value)
     registered = copyreg.dispatch_table.get(cls)
-    if registered is None and not defines_reduce(cls) and cls.__reduce__ is object.__reduce__:
+    if registered is None and not defines_reduce(cls):
         return
     reduced: Any = registered(value) if registered is not None else value.__reduce_ex__(5)
     if not isinstance(reduced, tuple):

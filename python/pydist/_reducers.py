@@ -279,8 +279,12 @@ def build_memoryview(memory: Any, letter: str, shape: tuple[int, ...]) -> memory
 
 
 def solid_base(cls: type[BaseException]) -> type[BaseException]:
-    """Returns the class in C whose memory layout an exception class has."""
-    return next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
+    """Returns the class in C whose memory layout an exception class has, and whose `__new__` makes it."""
+    base: Any = cls
+    while base.__flags__ & _HEAP_TYPE:
+        base = base.__base__
+    found: type[BaseException] = base
+    return found
 
 
 def has_default_reduce(cls: type[BaseException]) -> bool:

@@ -42,8 +42,8 @@ class RemoteException(Exception):
     """An exception raised in another process, or in a call to this one.
 
     It is raised as an instance of a class that is also a subclass of the original's, wherever that is an
-    `Exception` that can be rebuilt here; `__cause__` is then the original. `str()` is the text of the original,
-    and the traceback of the other process is printed below it.
+    `Exception` that can be rebuilt here; `__cause__` is then the original. `str()` is the text of the
+    original; the traceback of the other process is printed below it.
 
     Parameters:
         message: the text.

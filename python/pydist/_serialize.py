@@ -251,8 +251,13 @@ def _explain(error: BaseException, roots: list[tuple[str, Any]]) -> BaseExceptio
 
 
 def _outer(value: Any) -> Any:
+    """Returns what to pickle in place of an argument or result that pickle would copy, or refuse."""
     cls = type(value)
-    return Raw(value) if (cls is bytes or cls is bytearray) and len(value) >= LARGE_BYTES else value
+    if cls is bytes or cls is bytearray:
+        return Raw(value) if len(value) >= LARGE_BYTES else value
+    if cls is pickle.PickleBuffer and not memoryview(value).contiguous:
+        return pickle.PickleBuffer(bytearray(value))
+    return value
 
 
 def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]]) -> Dumped:
