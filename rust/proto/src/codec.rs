@@ -324,7 +324,7 @@ fn call_mode(raw: u32) -> Result<CallMode, ProtocolError> {
         .ok_or(ProtocolError::UnknownValue("call mode", raw))
 }
 
-pub(crate) fn status(raw: u32) -> Result<Status, ProtocolError> {
+fn status(raw: u32) -> Result<Status, ProtocolError> {
     use Status::*;
     [Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited]
         .into_iter()
@@ -334,7 +334,7 @@ pub(crate) fn status(raw: u32) -> Result<Status, ProtocolError> {
 
 fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
     use RefOp::*;
-    [Fetch, Wait, IsReady, Put, Cancel, Create, Refill, Recount]
+    [Fetch, Wait, IsReady, Put, Cancel, Create, Recount]
         .into_iter()
         .find(|o| *o as u32 == raw)
         .ok_or(ProtocolError::UnknownValue("operation", raw))

@@ -55,12 +55,9 @@ pub enum RefOp {
     Cancel = 4,
     /// Makes an empty future.
     Create = 5,
-    /// Gives the owner a value back that it had let go of, since its holder passes the reference on;
-    /// in place of a request's number goes the [`Status`] of the value.
-    Refill = 6,
     /// The owner asks how often it is held by the word of a process that is gone, which goes in place of
     /// a request's number; the answer is among the changed counts.
-    Recount = 7,
+    Recount = 6,
 }
 
 /// A change of how many times a process holds a reference, told to the owner.

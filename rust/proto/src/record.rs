@@ -66,8 +66,10 @@ pub struct Record<W> {
     pub owner: ProcId,
     /// Handles in this process: Python objects, and bodies that name the reference.
     pub local: u32,
+    /// Those of the handles that are bodies of values kept here for others, to whom the reference may be passed on.
+    pub stored: u32,
     /// The holds that the owner counts for this process, by who gave them; given back when the last handle
-    /// goes, or the value has come.
+    /// goes, or the value has come for the only one. There are some as long as the value is not here.
     pub received: Vec<(ProcId, i32)>,
     pub state: State,
     pub waiters: Vec<Waiter<W>>,
@@ -83,7 +85,7 @@ pub struct Record<W> {
     /// Holders only: the outstanding request to the owner for the value, and for readiness.
     pub asked_value: Option<u64>,
     pub asked_ready: Option<u64>,
-    /// Python was asked to pickle the value.
+    /// Owner only: Python was asked to pickle the value.
     pub exporting: bool,
 }
 
@@ -92,6 +94,7 @@ impl<W> Record<W> {
         Record {
             owner,
             local: 0,
+            stored: 0,
             received: Vec::new(),
             state: State::Pending,
             waiters: Vec::new(),
@@ -133,6 +136,11 @@ impl<W> Record<W> {
             Some((_, count)) => *count += 1,
             None => self.received.push((giver, 1)),
         }
+    }
+
+    /// There is one handle, and it passes the reference on to nobody by itself.
+    pub fn is_sole(&self) -> bool {
+        self.local == 1 && self.stored == 0
     }
 
     /// Nobody in the cluster refers to it any more.

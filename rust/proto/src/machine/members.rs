@@ -87,7 +87,7 @@ impl<W> Machine<W> {
             .records
             .iter()
             .filter(|(id, r)| {
-                let owner_gone = r.owner == pid && !matches!(r.state, State::Ready(_));
+                let owner_gone = r.owner == pid && matches!(r.state, State::Pending | State::Elsewhere);
                 owner_gone || (r.owner == me && !r.created && id.whence == pid)
             })
             .map(|(id, _)| *id)
@@ -117,6 +117,7 @@ impl<W> Machine<W> {
             let given = record.holders.keys().filter(|(_, giver)| *giver == pid);
             doubtful.extend(given.map(|(holder, _)| (*holder, *id)));
         }
+        ids.sort_unstable();
         for id in ids {
             self.free_if_unused(id);
         }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::body::Body;
-use crate::codec::status;
 use crate::ids::{ProcId, RefId, RemoteRef};
 use crate::message::{Message, RefDelta, RefOp, Status};
 use crate::record::{Outcome, Record, State, Waiter, Want};
@@ -53,7 +52,7 @@ impl<W> Machine<W> {
     /// has come here already, and is to be passed on itself.
     pub fn pin(&mut self, id: RefId) -> bool {
         match self.records.get_mut(&id) {
-            Some(record) if record.owner == self.me || !record.is_settled() => {
+            Some(record) if record.owner == self.me || !record.received.is_empty() => {
                 record.local += 1;
                 true
             }
@@ -66,11 +65,6 @@ impl<W> Machine<W> {
         let Some(record) = self.records.get_mut(&id) else { return };
         record.local = record.local.saturating_sub(1);
         if record.local > 0 {
-            let (owner, only) = (record.owner, record.local == 1 && record.is_settled());
-            if only && owner != self.me {
-                let received = std::mem::take(&mut record.received);
-                self.give_back(id, owner, received);
-            }
             return;
         }
         if record.owner == self.me {
@@ -88,7 +82,9 @@ impl<W> Machine<W> {
             for waiter in record.waiters {
                 self.wake(waiter, &Outcome::bare(Status::UnknownRef, self.me));
             }
-            self.release_value(record.state);
+            if let State::Ready(outcome) = record.state {
+                self.release_refs(&outcome.body.refs);
+            }
         }
     }
 
@@ -125,9 +121,22 @@ impl<W> Machine<W> {
         }
     }
 
-    fn release_value(&mut self, state: State) {
-        if let State::Ready(outcome) = state {
-            self.release_refs(&outcome.body.refs);
+    /// A body whose references have handles here is kept as a value of this process.
+    fn store_refs(&mut self, refs: &[RemoteRef]) {
+        for reference in refs {
+            if let Some(record) = self.records.get_mut(&reference.id) {
+                record.stored += 1;
+            }
+        }
+    }
+
+    /// A body that was kept as a value of this process is gone.
+    fn release_stored(&mut self, refs: &[RemoteRef]) {
+        for reference in refs {
+            if let Some(record) = self.records.get_mut(&reference.id) {
+                record.stored = record.stored.saturating_sub(1);
+            }
+            self.release(reference.id);
         }
     }
 
@@ -153,6 +162,10 @@ impl<W> Machine<W> {
                 self.count(reference.id, self.me, from, -1);
             } else if let Some(record) = self.records.get_mut(&reference.id) {
                 record.receive(from);
+                if matches!(record.state, State::ReadyLocal) {
+                    // The handle that has the value may go before this one.
+                    record.state = State::Elsewhere;
+                }
             }
         }
     }
@@ -164,43 +177,9 @@ impl<W> Machine<W> {
             if reference.owner == self.me {
                 self.count(id, pid, giver, 1);
             } else {
-                self.refill(*reference);
                 self.tell(reference.owner, RefDelta { id, holder: pid, giver, delta: 1 });
             }
         }
-    }
-
-    /// A reference whose value came here, so that its owner may have let go of it, is about to be passed on: the
-    /// owner gets the value back, and counts a hold of this process again.
-    fn refill(&mut self, reference: RemoteRef) {
-        let RemoteRef { owner, id } = reference;
-        if self.departed.contains_key(&owner) {
-            return;
-        }
-        let me = self.me;
-        let Some(record) = self.records.get_mut(&id) else { return };
-        if !record.received.is_empty() {
-            return;
-        }
-        match &record.state {
-            State::Ready(outcome) => {
-                let Outcome { status, body, .. } = outcome.clone();
-                record.receive(me);
-                if let Ok(body) = body.try_clone() {
-                    self.send_refill(owner, id, status, body);
-                }
-            }
-            State::ReadyLocal => {
-                record.receive(me);
-                self.export(id);
-            }
-            State::Pending | State::Elsewhere => {}
-        }
-    }
-
-    fn send_refill(&mut self, owner: ProcId, target: RefId, status: Status, body: Body) {
-        self.share_refs(owner, &body.refs);
-        self.send(owner, Message::RefOp { req: u64::from(status as u32), op: RefOp::Refill, target, body });
     }
 
     /// Changes the owner's count of a process's holds.
@@ -261,7 +240,9 @@ impl<W> Machine<W> {
             for waiter in record.waiters {
                 self.wake(waiter, &Outcome::bare(Status::UnknownRef, self.me));
             }
-            self.release_value(record.state);
+            if let State::Ready(outcome) = record.state {
+                self.release_stored(&outcome.body.refs);
+            }
         }
     }
 
@@ -296,6 +277,7 @@ impl<W> Machine<W> {
         record.exporting = false;
         let waiters = std::mem::take(&mut record.waiters);
         let tell = record.call && id.whence != me && record.held_by(id.whence);
+        self.store_refs(&outcome.body.refs);
         for waiter in waiters {
             self.wake(waiter, &outcome);
         }
@@ -316,20 +298,25 @@ impl<W> Machine<W> {
             self.release_refs(&outcome.body.refs);
             return;
         };
-        if matches!(record.state, State::Ready(_)) {
+        if record.is_settled() {
             self.release_refs(&outcome.body.refs);
             return;
         }
         let taken = record.owner != self.me
             && outcome.status != Status::Exited
             && record.waiters.iter().any(|w| matches!(w, Waiter::Local { want: Want::Value, .. }));
-        record.state = if taken { State::ReadyLocal } else { State::Ready(outcome.clone()) };
+        // A further handle needs the owner's value: for itself, or since it is on its way to another process.
+        let sole = record.is_sole();
+        record.state = match taken {
+            true if sole => State::ReadyLocal,
+            true => State::Elsewhere,
+            false => State::Ready(outcome.clone()),
+        };
         record.asked_value = None;
         let asked_ready = record.asked_ready.take();
         let waiters = std::mem::take(&mut record.waiters);
         let owner = record.owner;
-        // A further handle may be on its way to another process, which needs the owner's value.
-        let received = if record.local > 1 { 0 } else { std::mem::take(&mut record.received) };
+        let received = if sole { std::mem::take(&mut record.received) } else { Vec::new() };
         if let Some(req) = asked_ready {
             self.withdraw(owner, req, id);
         }
@@ -409,7 +396,15 @@ impl<W> Machine<W> {
             && outcome.status != Status::Exited
         {
             let outcome = outcome.clone();
-            record.state = State::ReadyLocal;
+            if record.is_sole() {
+                record.state = State::ReadyLocal;
+                let (owner, received) = (record.owner, std::mem::take(&mut record.received));
+                self.give_back(id, owner, received);
+            } else if !record.received.is_empty() {
+                record.state = State::Elsewhere;
+            } else {
+                self.keep_refs(&outcome.body.refs);
+            }
             return Watch::Now(outcome);
         }
         match (&record.state, want) {
@@ -446,7 +441,7 @@ impl<W> Machine<W> {
     /// A reference that arrived here after its owner had left ends as those that were here before.
     fn settle_if_owner_left(&mut self, id: RefId) {
         let Some(record) = self.records.get(&id) else { return };
-        if matches!(record.state, State::Ready(_)) {
+        if record.is_settled() {
             return;
         }
         if let Some(reason) = self.departed.get(&record.owner) {
@@ -528,20 +523,9 @@ impl<W> Machine<W> {
         }
     }
 
-    /// Python has pickled the value of a reference of this process, or one that it has fetched.
-    ///
-    /// The references that the value names are those of Python objects of this process.
+    /// Python has pickled the value of a reference of this process.
     pub fn exported(&mut self, id: RefId, status: Status, body: Body) {
         let me = self.me;
-        if let Some(record) = self.records.get_mut(&id)
-            && record.owner != me
-        {
-            if std::mem::take(&mut record.exporting) && !self.departed.contains_key(&record.owner) {
-                let owner = record.owner;
-                self.send_refill(owner, id, status, body);
-            }
-            return;
-        }
         if let Some(State::ReadyLocal) = self.state_of(id) {
             self.keep_refs(&body.refs);
             self.set(id, Outcome { status, body: Arc::new(body), pid: me });
@@ -582,20 +566,6 @@ impl<W> Machine<W> {
                 let record = self.records.entry(target).or_insert_with(|| Record::new(me));
                 record.created = true;
                 record.count(from, from, 1, i32::MIN);
-                self.free_if_unused(target);
-            }
-            RefOp::Refill => {
-                let me = self.me;
-                let record = self.records.entry(target).or_insert_with(|| Record::new(me));
-                record.created = true;
-                record.shared |= from != target.whence;
-                record.count(from, from, 1, i32::MIN);
-                match u32::try_from(req).map(status) {
-                    Ok(Ok(status)) if !record.is_set() => {
-                        self.set(target, Outcome { status, body: Arc::new(body), pid: me });
-                    }
-                    _ => self.release_refs(&body.refs),
-                }
                 self.free_if_unused(target);
             }
             RefOp::Recount => {
