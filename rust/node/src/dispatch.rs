@@ -21,6 +21,8 @@ use crate::waiter::Wake;
 
 /// The token of the listening socket.
 pub(crate) const LISTENER: u64 = u64::MAX - 2;
+/// The token of the pipe to the parent.
+pub(crate) const PARENT: u64 = u64::MAX - 3;
 /// Connections that may be in their handshake at once; the oldest gives way.
 const HALF_OPEN_MAX: usize = 64;
 /// A listener without descriptors left waits this long.
@@ -50,6 +52,8 @@ impl Node {
             }
             TIMER => self.run_timers(),
             LISTENER => self.accept_all(),
+            PARENT if event.hung_up => self.die(),
+            PARENT => {}
             token => {
                 let link = self.connections.read().get(&token).cloned();
                 if let Some(link) = link {

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -13,7 +14,9 @@ use pydist_proto::ids::{ProcId, RefId};
 use pydist_proto::machine::Incoming;
 
 use crate::driver::Driver;
+use crate::node::Node;
 use crate::parker::Parker;
+use crate::waiter::Nudge;
 
 /// How long calls wait behind a running one before another executor is woken.
 pub(crate) const STALL: Duration = Duration::from_micros(500);
@@ -34,11 +37,46 @@ pub enum Item {
     Stop,
 }
 
+/// Executors that are kept when there is nothing to do.
+const IDLE_MAX: usize = 16;
+
 /// One thread of Python that runs calls.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Executor {
     pub(crate) parker: Parker,
+    stays: bool,
     state: Mutex<ExecutorState>,
+    /// What its call waits for.
+    waiting: Mutex<Option<Arc<dyn Nudge>>>,
+    interrupted: AtomicBool,
+}
+
+impl Executor {
+    /// Its call waits from now on, or no longer.
+    pub fn set_waiting(&self, wait: Option<Arc<dyn Nudge>>) {
+        *self.waiting.lock() = wait;
+    }
+
+    /// Interrupts the wait of its call, or the next one; true where it waits now.
+    pub(crate) fn interrupt(&self, node: &Node) -> bool {
+        self.interrupted.store(true, Ordering::SeqCst);
+        let waiting = self.waiting.lock();
+        if let Some(wait) = &*waiting {
+            wait.nudge(node);
+        }
+        waiting.is_some()
+    }
+
+    /// Whether its wait was interrupted; asking takes the interrupt.
+    pub fn take_interrupt(&self) -> bool {
+        self.interrupted.swap(false, Ordering::SeqCst)
+    }
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executor").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -87,9 +125,9 @@ pub(crate) struct Pushed {
 }
 
 impl Inbox {
-    pub(crate) fn register(&self) -> Arc<Executor> {
+    pub(crate) fn register(&self, stays: bool) -> Arc<Executor> {
         self.state.lock().executors += 1;
-        Arc::default()
+        Arc::new(Executor { stays, ..Executor::default() })
     }
 
     pub(crate) fn unregister(&self, executor: &Arc<Executor>) {
@@ -154,6 +192,7 @@ impl Inbox {
                 let lonely = state.idle.is_empty();
                 Some((item, lonely))
             }
+            None if !executor.stays && state.idle.len() >= IDLE_MAX => Some((Item::Stop, false)),
             None => {
                 if !state.idle.iter().any(|e| Arc::ptr_eq(e, executor)) {
                     state.idle.push(executor.clone());

@@ -16,7 +16,7 @@ use crate::driver::Driver;
 use crate::inbox::{Executor, Inbox, Item};
 use crate::link::Link;
 use crate::listener::Listener;
-use crate::parker::{Parked, Parker};
+use crate::parker::Parked;
 use crate::waiter::Wake;
 
 /// What a process needs to know to start.
@@ -101,6 +101,8 @@ pub struct Node {
     pub(crate) notes: Mutex<Vec<String>>,
     /// Why the connection to the head could not be made.
     pub(crate) head_error: Mutex<Option<String>>,
+    /// The pipe whose other end only the parent has.
+    pub(crate) parent: Mutex<Option<std::os::fd::OwnedFd>>,
     /// The listener is not watched while the process has no descriptors left.
     pub(crate) listener_paused: AtomicBool,
 }
@@ -140,6 +142,7 @@ impl Node {
             exit_on_head_loss: AtomicBool::new(false),
             notes: Mutex::default(),
             head_error: Mutex::default(),
+            parent: Mutex::default(),
             listener_paused: AtomicBool::new(false),
         });
         crate::reactor::spawn(node.clone())?;
@@ -184,6 +187,14 @@ impl Node {
     /// Tells the head that this worker answers calls from now on.
     pub fn announce_ready(&self) {
         self.send_message(HEAD, pydist_proto::message::Message::Ready);
+    }
+
+    /// Ends this process when a descriptor hangs up: the pipe whose other end only the parent has.
+    pub fn watch_parent(&self, pipe: std::os::fd::OwnedFd) -> Result<(), NodeError> {
+        use std::os::fd::AsFd;
+        self.driver.watch(pipe.as_fd(), crate::dispatch::PARENT)?;
+        *self.parent.lock() = Some(pipe);
+        Ok(())
     }
 
     /// Asks a worker to end.
@@ -251,14 +262,11 @@ impl Node {
         self.machine.lock().check_pid(pid)
     }
 
-    /// Parks the calling thread, which gives back its executor's slot.
-    pub(crate) fn park(&self, parker: &Parker, deadline: Option<Instant>) -> Parked {
-        parker.park(self, deadline, true)
-    }
-
     /// Registers the calling thread as one that runs calls.
-    pub fn register_executor(&self) -> Arc<Executor> {
-        self.inbox.register()
+    ///
+    /// One that is to stay is never told to stop for want of work.
+    pub fn register_executor(&self, stays: bool) -> Arc<Executor> {
+        self.inbox.register(stays)
     }
 
     pub fn unregister_executor(&self, executor: &Arc<Executor>) {
@@ -282,6 +290,11 @@ impl Node {
         if self.inbox.started(executor) {
             self.driver.arm(Instant::now() + crate::inbox::STALL);
         }
+    }
+
+    /// Interrupts the wait of an executor's call; one that waits later is interrupted then.
+    pub fn nudge_executor(&self, executor: &Executor) -> bool {
+        executor.interrupt(self)
     }
 
     /// The executor's call is about to block in a wait of pydist.

@@ -148,6 +148,11 @@ impl Node {
         self.machine.lock().known_ready(id)
     }
 
+    /// Whether what came here is not a value but an error.
+    pub fn has_failed(&self, id: RefId) -> bool {
+        self.machine.lock().has_failed(id)
+    }
+
     /// The value of a reference of this process is a Python object here; false where it has one.
     pub fn put_local(&self, id: RefId) -> bool {
         self.with_machine(|machine| machine.put_local(id))

@@ -14,11 +14,25 @@ use crate::driver::Driver;
 use crate::node::Node;
 use crate::parker::{Parked, Parker};
 
+/// A wait that another thread can end without an outcome.
+pub trait Nudge: Send + Sync {
+    /// Ends the wait as a signal does.
+    fn nudge(&self, node: &Node);
+}
+
 /// One thread's wait for one outcome.
 #[derive(Debug, Default)]
 pub struct Cell {
     outcome: Mutex<Option<Outcome>>,
     parker: Parker,
+    nudged: AtomicBool,
+}
+
+impl Nudge for Cell {
+    fn nudge(&self, node: &Node) {
+        self.nudged.store(true, Ordering::SeqCst);
+        self.parker.unpark(&node.driver);
+    }
 }
 
 impl Cell {
@@ -26,13 +40,18 @@ impl Cell {
         Arc::default()
     }
 
-    /// Waits for the outcome, the deadline or a signal.
-    pub fn wait(&self, node: &Node, deadline: Option<Instant>) -> Result<Outcome, Parked> {
+    /// Waits for the outcome, the deadline, a nudge or a signal.
+    ///
+    /// With `may_lead` the thread reads the sockets meanwhile; a sleep that is known to be long leaves them to others.
+    pub fn wait(&self, node: &Node, deadline: Option<Instant>, may_lead: bool) -> Result<Outcome, Parked> {
         loop {
             if let Some(outcome) = self.outcome.lock().take() {
                 return Ok(outcome);
             }
-            match node.park(&self.parker, deadline) {
+            if self.nudged.swap(false, Ordering::SeqCst) {
+                return Err(Parked::Signal);
+            }
+            match self.parker.park(node, deadline, may_lead) {
                 Parked::Notified => {}
                 end => return self.outcome.lock().take().ok_or(end),
             }
@@ -41,24 +60,6 @@ impl Cell {
 
     pub fn try_take(&self) -> Option<Outcome> {
         self.outcome.lock().take()
-    }
-
-    /// Waits as [`Cell::wait`] does, but leaves the sockets to others: for waits that are known to be long.
-    pub fn wait_asleep(&self, node: &Node, deadline: Option<Instant>) -> Result<Outcome, Parked> {
-        loop {
-            if let Some(outcome) = self.outcome.lock().take() {
-                return Ok(outcome);
-            }
-            match self.parker.park(node, deadline, false) {
-                Parked::Notified => {}
-                end => return self.outcome.lock().take().ok_or(end),
-            }
-        }
-    }
-
-    /// Gives the waiting thread its outcome.
-    pub fn finish(&self, outcome: Outcome, node: &Node) {
-        self.complete(outcome, &node.driver);
     }
 
     fn complete(&self, outcome: Outcome, driver: &Driver) {
@@ -76,6 +77,14 @@ pub struct Queue {
     parker: Parker,
     signal: Option<OwnedFd>,
     signalled: AtomicBool,
+    nudged: AtomicBool,
+}
+
+impl Nudge for Queue {
+    fn nudge(&self, node: &Node) {
+        self.nudged.store(true, Ordering::SeqCst);
+        self.parker.unpark(&node.driver);
+    }
 }
 
 impl Queue {
@@ -88,6 +97,7 @@ impl Queue {
             parker: Parker::default(),
             signal,
             signalled: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
         }))
     }
 
@@ -127,7 +137,10 @@ impl Queue {
             if !ready.is_empty() {
                 return Ok(ready);
             }
-            match node.park(&self.parker, deadline) {
+            if self.nudged.swap(false, Ordering::SeqCst) {
+                return Err(Parked::Signal);
+            }
+            match self.parker.park(node, deadline, true) {
                 Parked::Notified => {}
                 end => {
                     let ready = self.drain();

@@ -376,3 +376,4 @@ impl<W> Machine<W> {
         self.records.get(&reference).map(|r| &r.state)
     }
 }
+impl<W: std::fmt::Debug> Machine<W> { pub fn dump(&self) { for (id, r) in &self.records { eprintln!("  {} has {id:?}: {r:?}", self.me); } eprintln!("out {:?} run {:?}", self.outstanding, self.running); } }

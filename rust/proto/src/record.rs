@@ -68,6 +68,8 @@ pub struct Record<W> {
     pub local: u32,
     /// Those of the handles that are bodies of values kept here for others, to whom the reference may be passed on.
     pub stored: u32,
+    /// It was pinned in order to be passed on.
+    pub passed_on: bool,
     /// The holds that the owner counts for this process, by who gave them; given back when the last handle
     /// goes, or the value has come for the only one. There are some as long as the value is not here.
     pub received: Vec<(ProcId, i32)>,
@@ -76,8 +78,6 @@ pub struct Record<W> {
     /// Owner only: how often each process (first) has got the reference from each (second). An add may arrive
     /// after the matching delete, so a count can be negative for a while; the slot lives until all are zero.
     pub holders: HashMap<(ProcId, ProcId), i32>,
-    /// Owner only: a process other than the maker has held it.
-    pub shared: bool,
     /// The owner has heard of the reference from its maker, not only from others.
     pub created: bool,
     /// The call that makes the value tells its caller, who is to be answered without asking.
@@ -95,11 +95,11 @@ impl<W> Record<W> {
             owner,
             local: 0,
             stored: 0,
+            passed_on: false,
             received: Vec::new(),
             state: State::Pending,
             waiters: Vec::new(),
             holders: HashMap::new(),
-            shared: false,
             created: false,
             call: false,
             asked_value: None,
@@ -138,12 +138,12 @@ impl<W> Record<W> {
         }
     }
 
-    /// There is one handle, and it passes the reference on to nobody by itself.
+    /// There is one handle, which passes the reference on to nobody.
     pub fn is_sole(&self) -> bool {
-        self.local == 1 && self.stored == 0
+        self.local == 1 && self.stored == 0 && !self.passed_on
     }
 
-    /// Nobody in the cluster refers to it any more.
+    /// Nobody of whom the owner has heard refers to it.
     pub fn is_free(&self) -> bool {
         self.local == 0 && self.holders.is_empty()
     }

@@ -60,7 +60,7 @@ pub(crate) fn call_fetch(
         let sent = Sent::new(data, buffers, &refs)?;
         sending(py, &sent, |payload| node.call_fetch(pid, payload, Wake::Cell(cell.clone())))?
     };
-    match wait(py, || cell.wait(node, None)) {
+    match wait(py, cell.clone(), || cell.wait(node, None, true)) {
         Ok(answer) => outcome(py, answer),
         Err(ended) => {
             node.abandon(id);

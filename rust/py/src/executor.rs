@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pydist_node::inbox::{self, Item};
+use pydist_node::waiter::Cell;
 use pydist_proto::message::CallMode;
 use pyo3::prelude::*;
 
@@ -11,7 +12,7 @@ use crate::calls::sending;
 use crate::lifecycle::{detached, node};
 use crate::outcome::parts;
 use crate::refs::value_or_error;
-use crate::waiting::set_executor;
+use crate::waiting::{Ended, deadline, set_executor, wait};
 
 /// One thread of Python that runs calls; it is made on that thread.
 #[pyclass(frozen, module = "pydist._core")]
@@ -22,10 +23,31 @@ pub(crate) struct Executor {
 #[pymethods]
 impl Executor {
     #[new]
-    fn new() -> PyResult<Executor> {
-        let inner = node()?.register_executor();
+    fn new(stays: bool) -> PyResult<Executor> {
+        let inner = node()?.register_executor(stays);
         set_executor(Some(inner.clone()));
         Ok(Executor { inner })
+    }
+
+    /// Sleeps as `time.sleep` does; an interrupt of the call ends it, and other calls run meanwhile.
+    fn sleep(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
+        let node = node()?;
+        let until = deadline(Some(seconds))?;
+        let cell = Cell::new();
+        match wait(py, cell.clone(), || cell.wait(node, until, false)) {
+            Err(Ended::Raised(error)) => Err(error),
+            Ok(_) | Err(Ended::TimedOut) => Ok(()),
+        }
+    }
+
+    /// Interrupts what the call waits for in pydist; true where it does.
+    fn nudge(&self) -> PyResult<bool> {
+        Ok(node()?.nudge_executor(&self.inner))
+    }
+
+    /// Forgets an interrupt that came too late for its call.
+    fn forget_interrupt(&self) {
+        self.inner.take_interrupt();
     }
 
     /// The thread runs no more calls.
@@ -107,4 +129,14 @@ impl Executor {
         }
         sending(py, &sent, |payload| node.answer_fetch(src, id, status, payload))
     }
+}
+
+/// Has an exception raised in another thread of Python, or takes back the one that has not been raised yet.
+#[pyfunction]
+#[pyo3(signature = (thread, exception))]
+pub(crate) fn raise_in_thread(thread: u64, exception: Option<Bound<'_, PyAny>>) {
+    let raw = exception.as_ref().map_or(std::ptr::null_mut(), |e| e.as_ptr());
+    // SAFETY: the interpreter is held, and `raw` is null or an object that lives through the call, which takes
+    // a reference of its own (tests/cluster/test_interrupt.py).
+    unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::ffi::c_long, raw) };
 }

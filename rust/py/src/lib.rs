@@ -19,11 +19,11 @@ mod _core {
     #[pymodule_export]
     use super::calls::{call_do, call_fetch, call_future, call_queue};
     #[pymodule_export]
-    use super::executor::Executor;
+    use super::executor::{Executor, raise_in_thread};
     #[pymodule_export]
     use super::lifecycle::{
         abandon, after_fork_in_child, announce_ready, ask_exit, calls_queued, check_pid, close, dial_head, expect_worker,
-        forget_worker, interrupt, is_running, listen, me, members, set_worker_ospid, start, stats, take_notes,
+        forget_worker, interrupt, is_running, listen, me, members, set_worker_ospid, start, stats, take_notes, die_with_parent,
         wait_open, worker_arrived,
     };
     #[pymodule_export]
@@ -32,6 +32,4 @@ mod _core {
     use super::queue::Queue;
     #[pymodule_export]
     use super::refs::{Ref, create_future, exported, local_call, reference};
-    #[pymodule_export]
-    use super::waiting::Sleeper;
 }

@@ -1,6 +1,7 @@
 //! The node of this process: its start, its members, its end, and what a fork does to it.
 
 use std::collections::BTreeMap;
+use std::os::fd::FromRawFd;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -244,4 +245,19 @@ pub(crate) fn after_fork_in_child() {
     {
         node.close_descriptors_after_fork();
     }
+}
+
+/// Has this worker end with its parent: by a signal of the kernel, and when the pipe `parent` hangs up.
+#[pyfunction]
+pub(crate) fn die_with_parent(parent: i32, parent_ospid: i32) -> PyResult<()> {
+    // SAFETY: both calls take plain numbers; the descriptor was duplicated for this and belongs to nobody else.
+    let pipe = unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        std::os::fd::OwnedFd::from_raw_fd(parent)
+    };
+    // SAFETY: takes nothing, touches no memory.
+    if parent_ospid != 0 && unsafe { libc::getppid() } != parent_ospid {
+        node()?.die();
+    }
+    node()?.watch_parent(pipe).map_err(|error| errors::node_error(&error))
 }

@@ -45,7 +45,7 @@ impl Ref {
             Watch::Now(outcome) => return Ok(outcome),
             Watch::Later(key) => key,
         };
-        match wait(py, || cell.wait(node, until)) {
+        match wait(py, cell.clone(), || cell.wait(node, until, true)) {
             Ok(outcome) => Ok(outcome),
             Err(ended) => {
                 node.unwatch(id, key);
@@ -75,7 +75,7 @@ impl Ref {
         let cell = Cell::new();
         let wake = Wake::Cell(cell.clone());
         let req = sending(py, sent, |payload| node.ref_op(self.target, op, payload, wake))?;
-        wait(py, || cell.wait(node, None)).map_err(|ended| {
+        wait(py, cell.clone(), || cell.wait(node, None, true)).map_err(|ended| {
             node.abandon(req);
             match ended {
                 Ended::Raised(error) => error,
@@ -116,11 +116,14 @@ impl Ref {
         outcome(py, answer)
     }
 
-    /// Has a queue told, under a key, once there is a value; returns what takes that back, or None where it is told.
-    fn tell(&self, queue: &Bound<'_, Queue>, key: u64) -> PyResult<Option<u64>> {
+    /// Has a queue told, under a key, once there is a value, or given the value itself.
+    ///
+    /// Returns what takes that back, or None where the queue is told already.
+    fn tell(&self, queue: &Bound<'_, Queue>, key: u64, value: bool) -> PyResult<Option<u64>> {
+        let want = if value { Want::Value } else { Want::Ready };
         let node = node()?;
         let inner = &queue.get().inner;
-        match node.watch(self.target.id, Want::Ready, Wake::Queue(inner.clone(), key)) {
+        match node.watch(self.target.id, want, Wake::Queue(inner.clone(), key)) {
             Watch::Later(watch) => Ok(Some(watch)),
             Watch::Now(outcome) => {
                 inner.push(key, outcome, node);
@@ -150,6 +153,11 @@ impl Ref {
             return Err(errors::exited(py, answer.pid, &answer.body.text()));
         }
         Ok(answer.status == Status::Yes)
+    }
+
+    /// Whether what came here is not a value but an error.
+    fn has_failed(&self) -> PyResult<bool> {
+        Ok(node()?.has_failed(self.target.id))
     }
 
     /// Sets the value at the owner; false where there is one.

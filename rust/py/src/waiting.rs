@@ -2,14 +2,11 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pydist_node::Parked;
 use pydist_node::inbox::Executor;
-use pydist_node::waiter::Cell;
-use pydist_proto::message::Status;
-use pydist_proto::record::Outcome;
+use pydist_node::waiter::Nudge;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 
@@ -41,63 +38,34 @@ pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
 }
 
 /// Waits without the interpreter until `attempt` gives a result; runs signal handlers in between.
+///
+/// `target` is what `attempt` waits on: an interrupt of the call that waits here nudges it.
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
+    target: Arc<dyn Nudge>,
     attempt: impl Fn() -> Result<T, Parked> + Send + Sync,
 ) -> Result<T, Ended> {
     let executor = EXECUTOR.with_borrow(Clone::clone);
     let node = node().map_err(Ended::Raised)?;
     loop {
-        let result = detached(py, || {
-            if let Some(executor) = &executor {
+        let result = detached(py, || match &executor {
+            None => attempt(),
+            Some(executor) => {
                 node.block(executor);
-            }
-            let result = attempt();
-            if let Some(executor) = &executor {
+                executor.set_waiting(Some(target.clone()));
+                let result = attempt();
+                executor.set_waiting(None);
                 node.unblock(executor);
+                result
             }
-            result
         });
         match result {
             Ok(value) => return Ok(value),
             Err(Parked::TimedOut) => return Err(Ended::TimedOut),
             Err(_) => py.check_signals().map_err(Ended::Raised)?,
         }
-    }
-}
-
-/// A sleep that another thread can end: what `time.sleep` is in a worker.
-#[pyclass(frozen, module = "pydist._core")]
-pub(crate) struct Sleeper {
-    cell: Arc<Cell>,
-    interrupted: AtomicBool,
-}
-
-#[pymethods]
-impl Sleeper {
-    #[new]
-    fn new() -> Sleeper {
-        Sleeper { cell: Cell::new(), interrupted: AtomicBool::new(false) }
-    }
-
-    /// Sleeps; raises KeyboardInterrupt where `interrupt` is called meanwhile.
-    fn sleep(&self, py: Python<'_>, seconds: f64) -> PyResult<()> {
-        let until = deadline(Some(seconds))?;
-        let node = node()?;
-        let slept: Result<Outcome, Ended> = wait(py, || self.cell.wait_asleep(node, until));
-        if self.interrupted.swap(false, Ordering::SeqCst) {
-            return Err(PyKeyboardInterrupt::new_err(()));
+        if executor.as_ref().is_some_and(|executor| executor.take_interrupt()) {
+            return Err(Ended::Raised(PyKeyboardInterrupt::new_err(())));
         }
-        match slept {
-            Err(Ended::Raised(error)) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
-    /// Ends the sleep.
-    fn interrupt(&self) -> PyResult<()> {
-        self.interrupted.store(true, Ordering::SeqCst);
-        self.cell.finish(Outcome::bare(Status::Yes, 0), node()?);
-        Ok(())
     }
 }

@@ -54,6 +54,7 @@ impl<W> Machine<W> {
         match self.records.get_mut(&id) {
             Some(record) if record.owner == self.me || !record.received.is_empty() => {
                 record.local += 1;
+                record.passed_on = true;
                 true
             }
             _ => false,
@@ -207,9 +208,10 @@ impl<W> Machine<W> {
             }
             return;
         }
-        let record = self.records.entry(id).or_insert_with(|| Record::new(me));
-        record.shared |= holder != id.whence;
-        record.count(holder, giver, delta, i32::MIN);
+        if self.records.contains_key(&id) || !self.is_lost(id) {
+            let record = self.records.entry(id).or_insert_with(|| Record::new(me));
+            record.count(holder, giver, delta, i32::MIN);
+        }
     }
 
     /// Answers an owner how many holds this process has from a process that is gone.
@@ -232,9 +234,9 @@ impl<W> Machine<W> {
     }
 
     pub(super) fn free_if_unused(&mut self, id: RefId) {
-        let free = self.records.get(&id).is_some_and(|r| r.owner == self.me && r.is_free());
+        let free = self.records.get(&id).is_some_and(|r| r.owner == self.me && r.is_free() && (r.created || self.is_lost(id)));
         if free && let Some(record) = self.records.remove(&id) {
-            if record.shared && id.whence != self.me {
+            if id.whence != self.me {
                 self.remember_freed(id);
             }
             for waiter in record.waiters {
@@ -253,17 +255,18 @@ impl<W> Machine<W> {
         self.freed.push_back(id);
     }
 
-    /// Whether a reference of this process that has no slot, or one that nobody made, never gets its value.
+    /// Whether a reference that has no slot here, or one of which its maker has not told, never gets its value.
     ///
-    /// The maker's word may still be on its way. Without a death, though, nobody asks for what was freed.
+    /// Otherwise the word of the maker is still on its way. Only after a death does anybody ask for what was freed.
     fn is_lost(&self, id: RefId) -> bool {
-        match self.records.get(&id) {
-            Some(record) if record.created || record.owner != self.me => return record.owner != self.me,
-            _ => {}
-        }
-        id.whence == self.me
-            || self.departed.contains_key(&id.whence)
-            || (!self.departed.is_empty() && self.freed.contains(&id))
+        let told = self.records.get(&id).is_some_and(|r| r.created || r.owner != self.me);
+        let departed = || self.departed.contains_key(&id.whence);
+        !told && (id.whence == self.me || departed() || self.freed.contains(&id))
+    }
+
+    /// Whether this process owns a reference, or will once it hears of it.
+    fn is_served(&self, id: RefId) -> bool {
+        self.records.get(&id).is_none_or(|r| r.owner == self.me) && !self.is_lost(id)
     }
 
     /// The owner's value is there: whoever waits is woken, and the caller behind it hears of it.
@@ -282,7 +285,7 @@ impl<W> Machine<W> {
             self.wake(waiter, &outcome);
         }
         if tell {
-            if outcome.body.size() <= EAGER_MAX {
+            if outcome.status != Status::Value || outcome.body.size() <= EAGER_MAX {
                 self.share_refs(id.whence, &outcome.body.refs);
                 let (status, body) = (outcome.status, outcome.body);
                 self.send(id.whence, Message::Result { id: id.id, status, body });
@@ -387,6 +390,9 @@ impl<W> Machine<W> {
     pub fn watch(&mut self, id: RefId, want: Want, wake: W) -> Watch {
         let me = self.me;
         self.settle_if_owner_left(id);
+        if self.is_lost(id) {
+            return Watch::Now(Outcome::bare(Status::UnknownRef, me));
+        }
         let Some(record) = self.records.get_mut(&id) else {
             return Watch::Now(Outcome::bare(Status::UnknownRef, me));
         };
@@ -464,6 +470,11 @@ impl<W> Machine<W> {
         }
     }
 
+    /// Whether what came here is not a value but an error.
+    pub fn has_failed(&self, id: RefId) -> bool {
+        matches!(self.state_of(id), Some(State::Ready(outcome)) if outcome.status != Status::Value)
+    }
+
     /// Whether this process knows that there is a value.
     pub fn known_ready(&self, id: RefId) -> bool {
         self.records.get(&id).is_some_and(Record::is_set)
@@ -471,7 +482,7 @@ impl<W> Machine<W> {
 
     /// Sets the value of a reference of this process to bytes; false where it has one.
     pub fn put(&mut self, id: RefId, status: Status, body: Body) -> bool {
-        if self.state_of(id).is_none_or(|s| !matches!(s, State::Pending)) {
+        if self.state_of(id).is_none_or(|s| !matches!(s, State::Pending)) || self.is_lost(id) {
             return false;
         }
         self.keep_refs(&body.refs);
@@ -482,6 +493,9 @@ impl<W> Machine<W> {
     /// The value of a reference of this process is a Python object here; false where it has one.
     pub fn put_local(&mut self, id: RefId) -> bool {
         let me = self.me;
+        if self.is_lost(id) {
+            return false;
+        }
         let Some(record) = self.records.get_mut(&id) else { return false };
         if record.is_set() {
             return false;
@@ -542,7 +556,7 @@ impl<W> Machine<W> {
                 self.answer(from, req, if set { Status::Yes } else { Status::No });
             }
             RefOp::Put => {
-                if self.is_lost(target) {
+                if !self.is_served(target) {
                     self.release_refs(&body.refs);
                     return self.answer(from, req, Status::UnknownRef);
                 }
@@ -581,7 +595,7 @@ impl<W> Machine<W> {
 
     fn await_remote(&mut self, from: ProcId, req: u64, target: RefId, want: Want) {
         let me = self.me;
-        if self.is_lost(target) {
+        if !self.is_served(target) {
             return self.answer(from, req, Status::UnknownRef);
         }
         let record = self.records.entry(target).or_insert_with(|| Record::new(me));

@@ -1,0 +1,82 @@
+"""Julia's Distributed for Python: calls, futures and maps over many processes, on a Rust core."""
+
+from __future__ import annotations
+
+from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_wait
+from ._cluster import (
+    addprocs,
+    cluster,
+    cluster_cookie,
+    interrupt,
+    myid,
+    nprocs,
+    nworkers,
+    procs,
+    rmprocs,
+    stats,
+    workers,
+)
+from ._errors import (
+    AuthenticationError,
+    CancelledError,
+    ChannelClosedError,
+    ConnectionLostError,
+    FrameTooLargeError,
+    FutureAlreadySetError,
+    LaunchWorkerError,
+    NotConnectedError,
+    NoWorkersError,
+    ProcessExitedException,
+    RemoteException,
+    ThreadLimitError,
+    VersionMismatchError,
+)
+from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
+from ._pmap import pmap
+from ._refs import Future, as_completed, fetch, wait
+from ._serialize import register_by_value, unregister_by_value
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuthenticationError",
+    "CancelledError",
+    "ChannelClosedError",
+    "ConnectionLostError",
+    "FrameTooLargeError",
+    "Future",
+    "FutureAlreadySetError",
+    "LaunchWorkerError",
+    "NoWorkersError",
+    "NotConnectedError",
+    "ProcessExitedException",
+    "RemoteException",
+    "ThreadLimitError",
+    "VersionMismatchError",
+    "addprocs",
+    "as_completed",
+    "cluster",
+    "cluster_cookie",
+    "fetch",
+    "fetchfrom",
+    "interrupt",
+    "myid",
+    "nprocs",
+    "nworkers",
+    "pmap",
+    "procs",
+    "register_by_value",
+    "remote",
+    "remote_do",
+    "remotecall",
+    "remotecall_eval",
+    "remotecall_fetch",
+    "remotecall_wait",
+    "rmprocs",
+    "spawn",
+    "spawnat",
+    "stats",
+    "unregister_by_value",
+    "wait",
+    "workers",
+]

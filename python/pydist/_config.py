@@ -1,0 +1,38 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import os
+
+
+def worker_timeout() -> float:
+    """Seconds that a worker has for its start: `PYDIST_WORKER_TIMEOUT`, 60 by default."""
+    return _number("PYDIST_WORKER_TIMEOUT", 60.0)
+
+
+def message_max() -> int:
+    """The largest message in bytes that is accepted: `PYDIST_MESSAGE_MAX`, 64 GiB by default."""
+    return int(_number("PYDIST_MESSAGE_MAX", float(64 << 30)))
+
+
+def threads_max() -> int:
+    """The most threads that run calls in one process: `PYDIST_MAX_THREADS`, 4,096 by default."""
+    return int(_number("PYDIST_MAX_THREADS", 4096.0))
+
+
+def allow_python_mismatch() -> bool:
+    """Whether processes of different CPython X.Y may connect: `PYDIST_ALLOW_PYTHON_MISMATCH=1`."""
+    return os.environ.get("PYDIST_ALLOW_PYTHON_MISMATCH", "") == "1"
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"the environment variable {name} must be a number, not {text!r}") from None
+    if not value > 0:
+        raise ValueError(f"the environment variable {name} must be positive, not {text!r}")
+    return value

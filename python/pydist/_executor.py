@@ -1,0 +1,186 @@
+"""The threads that run calls: each takes one, unpickles it, runs it and answers."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import traceback
+from typing import Any
+
+from . import _config, _core, _interrupts, _refs, _serialize
+from ._errors import dump_exception
+
+_VALUE, _ERROR = 0, 1
+_DO = 2
+_NONE = _serialize.dumps(None)
+
+_threads = 0
+_threads_lock = threading.Lock()
+_leads = False
+
+
+def start(*, leads: bool) -> None:
+    """Starts the first thread; with `leads`, idle threads read the sockets themselves."""
+    global _leads
+    _leads = leads
+    _spawn()
+
+
+def _spawn() -> None:
+    global _threads
+    with _threads_lock:
+        if _threads >= _config.threads_max():
+            return
+        _threads += 1
+    try:
+        threading.Thread(target=_thread, name="pydist-call", daemon=True).start()
+    except RuntimeError:
+        # No thread is to be had now: the calls wait for one that is there.
+        with _threads_lock:
+            _threads -= 1
+
+
+def _thread() -> None:
+    global _threads
+    try:
+        run(stays=False)
+    finally:
+        with _threads_lock:
+            _threads -= 1
+
+
+def run(*, stays: bool) -> None:
+    """Runs calls on this thread until the process ends or, without `stays`, there are too many idle threads."""
+    try:
+        executor = _core.Executor(stays)
+    except RuntimeError:
+        return
+    _interrupts.register(executor)
+    try:
+        while _step(executor):
+            pass
+    finally:
+        _interrupts.unregister()
+        executor.leave()
+
+
+def _step(executor: _core.Executor) -> bool:
+    kind, lonely, what = executor.next(_leads)
+    if kind == "stop":
+        return False
+    if lonely:
+        _spawn()
+    if kind == "call":
+        _run_call(executor, *what)
+    elif kind == "local":
+        _run_local(executor, what)
+    elif kind == "export":
+        _refs.export(*what)
+    elif kind == "interrupt":
+        _interrupts.interrupt(what)
+    elif kind == "exit":
+        _interrupts.leave_main()
+        return False
+    return True
+
+
+def _run_call(
+    executor: _core.Executor, src: int, id: int, mode: int, data: Any, buffers: list[Any], hold: Any
+) -> None:
+    key = (src, id)
+    try:
+        f, args, kwargs = _serialize.loads(data, buffers)
+    except BaseException as error:
+        executor.started(src, id)
+        _answer_error(executor, key, mode, error)
+        return
+    del data, buffers, hold
+    if not executor.started(src, id):
+        return
+    try:
+        _interrupts.enter(key)
+        try:
+            value = f(*args, **kwargs)
+        finally:
+            _interrupts.leave(key)
+    except BaseException as error:
+        del f, args, kwargs
+        _answer_error(executor, key, mode, error)
+        return
+    del f, args, kwargs
+    if value is not None and inspect.iscoroutine(value):
+        from . import _loop
+
+        _loop.run(
+            key,
+            value,
+            lambda result: _answer_value(executor, key, mode, result),
+            lambda error: _answer_error(executor, key, mode, error),
+        )
+        return
+    _answer_value(executor, key, mode, value)
+
+
+def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, value: Any) -> None:
+    try:
+        dumped = _NONE if value is None or mode == _DO else _serialize.dumps(value, root="result")
+        del value
+        data, buffers, refs = dumped
+        executor.answer(*key, mode, _VALUE, data, [b.raw() for b in buffers] if buffers else [], refs)
+        _refs.unpin()
+    except BaseException as error:
+        _answer_error(executor, key, mode, error)
+
+
+def _answer_error(executor: _core.Executor, key: tuple[int, int], mode: int, error: BaseException) -> None:
+    if mode == _DO:
+        print_error(error)
+    try:
+        data, buffers, refs = dump_exception(error, _core.me())
+        executor.answer(*key, mode, _ERROR, data, [b.raw() for b in buffers], refs)
+        _refs.unpin()
+    except BaseException:
+        # Nobody can be answered any more: the process is ending.
+        return
+
+
+def print_error(error: BaseException) -> None:
+    """Prints an error that nobody waits for, without ever raising one."""
+    try:
+        text = "".join(traceback.format_exception(error))
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except BaseException:
+        return
+
+
+def _run_local(executor: _core.Executor, id: int) -> None:
+    call = _refs.take_local_call(id)
+    key = (_core.me(), id)
+    if call is None or not executor.started(*key):
+        return
+    future, f, args, kwargs = call
+    del call
+    try:
+        _interrupts.enter(key)
+        try:
+            value = f(*args, **kwargs)
+        finally:
+            _interrupts.leave(key)
+    except BaseException as error:
+        del f, args, kwargs
+        _refs.finish_local_call(future, None, error)
+        return
+    del f, args, kwargs
+    if value is not None and inspect.iscoroutine(value):
+        from . import _loop
+
+        _loop.run(
+            key,
+            value,
+            lambda result: _refs.finish_local_call(future, result, None),
+            lambda error: _refs.finish_local_call(future, None, error),
+        )
+        return
+    _refs.finish_local_call(future, value, None)

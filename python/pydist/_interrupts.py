@@ -1,0 +1,121 @@
+"""Interrupting the calls that run in this process, and nothing else."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from . import _core
+
+Key = tuple[int, int]
+"""A running call: the process that made it, and its number there."""
+
+_running: dict[Key, int] = {}
+_tasks: dict[Key, Callable[[], None]] = {}
+_executors: dict[int, _core.Executor] = {}
+_interrupted: set[Key] = set()
+_main = threading.main_thread().ident
+_main_call: Key | None = None
+_main_target: Key | None = None
+_leave_now = False
+
+
+def register(executor: _core.Executor) -> None:
+    """Takes up the calling thread as one that runs calls."""
+    _executors[threading.get_ident()] = executor
+
+
+def unregister() -> None:
+    """Forgets the calling thread."""
+    _executors.pop(threading.get_ident(), None)
+
+
+def current() -> _core.Executor | None:
+    """The executor that the calling thread is, if it is one."""
+    return _executors.get(threading.get_ident())
+
+
+def enter(key: Key) -> None:
+    """A call starts on the calling thread."""
+    global _main_call
+    thread = threading.get_ident()
+    _running[key] = thread
+    if thread == _main:
+        _main_call = key
+
+
+def leave(key: Key) -> None:
+    """A call has ended: an interrupt that comes now is not for what the thread does next."""
+    global _main_call
+    thread = _running.pop(key, None)
+    if thread == _main:
+        _main_call = None
+    if key in _interrupted:
+        _interrupted.discard(key)
+        if thread is not None:
+            if thread != _main:
+                _core.raise_in_thread(thread, None)
+            executor = _executors.get(thread)
+            if executor is not None:
+                executor.forget_interrupt()
+
+
+def enter_task(key: Key, cancel: Callable[[], None]) -> None:
+    """A call goes on as a task of the event loop, which `cancel` ends."""
+    _tasks[key] = cancel
+
+
+def leave_task(key: Key) -> None:
+    """The task of a call has ended."""
+    _tasks.pop(key, None)
+
+
+def interrupt(which: Key | None) -> None:
+    """Raises KeyboardInterrupt in one running call, or in all."""
+    for key, cancel in list(_tasks.items()):
+        if which is None or key == which:
+            cancel()
+    for key, thread in list(_running.items()):
+        if which is None or key == which:
+            _interrupt_thread(key, thread)
+
+
+def _interrupt_thread(key: Key, thread: int) -> None:
+    global _main_target
+    if thread == threading.get_ident():
+        return
+    _interrupted.add(key)
+    if thread == _main:
+        _main_target = key
+        signal.pthread_kill(thread, signal.SIGINT)
+        return
+    executor = _executors.get(thread)
+    if executor is not None and executor.nudge():
+        return
+    if _running.get(key) == thread:
+        _core.raise_in_thread(thread, KeyboardInterrupt)
+
+
+def leave_main() -> None:
+    """Has the main thread of a worker end, whatever it runs."""
+    global _leave_now
+    _leave_now = True
+    if _main is not None and threading.get_ident() != _main:
+        signal.pthread_kill(_main, signal.SIGINT)
+
+
+def _handle(signum: int, frame: FrameType | None) -> Any:
+    global _main_target
+    if _leave_now:
+        raise SystemExit(0)
+    target, _main_target = _main_target, None
+    if target is not None and target == _main_call:
+        raise KeyboardInterrupt
+
+
+def install_handler() -> None:
+    """Lets an interrupt of the main thread reach just the call that it is for."""
+    signal.signal(signal.SIGINT, _handle)

@@ -1,0 +1,141 @@
+"""The thread that starts local workers and passes on what they print."""
+
+from __future__ import annotations
+
+import os
+import queue
+import selectors
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
+from typing import Any, TextIO, TypeVar
+
+T = TypeVar("T")
+
+TAIL_BYTES = 4096
+"""How much of the end of a worker's output is kept for its error."""
+LINE_BYTES = 1 << 16
+"""A line longer than this is passed on in parts."""
+
+
+class Stream:
+    """One pipe of a worker: its lines go to a stream of this process, its end is kept."""
+
+    def __init__(self, pid: int, fd: int, target: Callable[[], TextIO | None]) -> None:
+        self.pid = pid
+        self.fd = fd
+        self.tail = bytearray()
+        self.ended = threading.Event()
+        self._target = target
+        self._partial = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Takes what was read, and passes on the whole lines."""
+        self.tail += data
+        del self.tail[:-TAIL_BYTES]
+        self._partial += data
+        end = self._partial.rfind(b"\n") + 1
+        if not end and len(self._partial) >= LINE_BYTES:
+            end = len(self._partial)
+        if end:
+            whole = bytes(self._partial[:end])
+            del self._partial[:end]
+            self._print(whole)
+
+    def finish(self) -> None:
+        """The worker has closed its end."""
+        if self._partial:
+            self._print(bytes(self._partial))
+            self._partial.clear()
+        self.ended.set()
+
+    def _print(self, data: bytes) -> None:
+        lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n")
+        text = "".join(f"      From worker {self.pid}:\t{line}\n" for line in lines)
+        target = self._target()
+        try:
+            if target is not None:
+                target.write(text)
+                target.flush()
+        except (OSError, ValueError):
+            # Nobody reads the output of this process any more; the worker is not to suffer from it.
+            return
+
+
+class Launcher:
+    """The thread: it lives as long as the process, since the kernel ends workers with the thread that started them."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._jobs: queue.SimpleQueue[tuple[ThreadFuture[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        threading.Thread(target=self._run, name="pydist-launcher", daemon=True).start()
+
+    def run(self, job: Callable[[], T]) -> T:
+        """Runs something on the thread, and returns what it returns."""
+        done: ThreadFuture[T] = ThreadFuture()
+        self._jobs.put((done, job))
+        os.write(self._wake_write, b"x")
+        return done.result()
+
+    def watch(self, stream: Stream) -> None:
+        """Passes on a stream from now on; called on the thread itself."""
+        self._selector.register(stream.fd, selectors.EVENT_READ, stream)
+
+    def _run(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    self._run_jobs()
+                else:
+                    self._read(key.data)
+
+    def _run_jobs(self) -> None:
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            return
+        while not self._jobs.empty():
+            done, job = self._jobs.get()
+            try:
+                done.set_result(job())
+            except BaseException as error:
+                done.set_exception(error)
+
+    def _read(self, stream: Stream) -> None:
+        try:
+            data = os.read(stream.fd, 1 << 16)
+        except OSError:
+            data = b""
+        if data:
+            stream.feed(data)
+            return
+        self._selector.unregister(stream.fd)
+        os.close(stream.fd)
+        stream.finish()
+
+
+_launcher: Launcher | None = None
+_lock = threading.Lock()
+
+
+def launcher() -> Launcher:
+    """The thread of this process, started at first use."""
+    global _launcher
+    with _lock:
+        if _launcher is None:
+            _launcher = Launcher()
+        return _launcher
+
+
+def stdout() -> TextIO | None:
+    """Where the output of workers goes now."""
+    return sys.stdout
+
+
+def stderr() -> TextIO | None:
+    """Where the errors of workers go now."""
+    return sys.stderr

@@ -1,0 +1,234 @@
+"""`pmap`: a function over many elements, on all workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from . import _calls, _core, _refs, _serialize, _session
+from ._cluster import workers
+from ._errors import NoWorkersError, ProcessExitedException
+
+TARGET_SECONDS = 0.004
+"""How much work a message carries where calls are short."""
+GROWTH = 4
+"""How much larger a batch may be than the one before."""
+IN_FLIGHT = 2
+"""Messages under way per worker, to hide the round trip."""
+
+
+def pmap(
+    f: Callable[..., Any],
+    /,
+    *iterables: Iterable[Any],
+    pool: Iterable[int] | None = None,
+    distributed: bool = True,
+    batch_size: int | str = "auto",
+    on_error: Callable[[BaseException], Any] | None = None,
+) -> list[Any]:
+    """Calls a function on every element, on the workers, and returns the values in order.
+
+    Parameters:
+        f: any callable, of as many parameters as there are iterables.
+        iterables: the elements; the shortest ends it, and none is read far ahead of need.
+        pool: the ids of the workers to use; all by default.
+        distributed: False runs the calls in threads of this process.
+        batch_size: elements in one message; "auto" grows it only while calls are short.
+        on_error: is given the error of an element as `fetch` would raise it; what it returns stands in its place.
+
+    Returns:
+        The list of values.
+
+    Raises:
+        RemoteException: the first error of a call, unless `on_error` is given; nothing more is started then.
+        ProcessExitedException: a worker has gone with elements that it was working on.
+        NoWorkersError: the pool is empty.
+        TypeError: no iterable, or a wrong `batch_size`.
+
+    Distributed.jl: `pmap`.
+
+    >>> import pydist as d
+    >>> d.pmap(pow, [2, 3, 4], [2, 2, 2])
+    [4, 9, 16]
+    """
+    _calls._check_callable(f)
+    if not iterables:
+        raise TypeError("pmap() needs at least one iterable")
+    if batch_size != "auto" and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
+        raise TypeError(f'batch_size must be an int or "auto", not {batch_size!r}')
+    if isinstance(batch_size, int) and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    elements = zip(*iterables, strict=False)
+    if not distributed:
+        return _in_threads(f, elements, on_error)
+    _session.ensure_started()
+    pids = workers() if pool is None else [_session.as_pid(pid) for pid in pool]
+    if not pids:
+        raise NoWorkersError("the pool has no workers")
+    if pids == [_core.me()]:
+        return _in_threads(f, elements, on_error)
+    return _Map(f, elements, pids, batch_size, on_error).run()
+
+
+def _in_threads(
+    f: Callable[..., Any], elements: Iterator[tuple[Any, ...]], on_error: Callable[[BaseException], Any] | None
+) -> list[Any]:
+    import os
+    from collections import deque
+
+    _session.ensure_started()
+    window = 2 * (os.cpu_count() or 1)
+    pending: deque[_refs.Future] = deque()
+    values: list[Any] = []
+
+    def take() -> None:
+        try:
+            values.append(pending.popleft().fetch())
+        except Exception as error:
+            if on_error is None:
+                for future in pending:
+                    future.cancel()
+                raise
+            values.append(on_error(error))
+
+    for element in elements:
+        pending.append(_refs.call_here(f, element, {}))
+        if len(pending) >= window:
+            take()
+    while pending:
+        take()
+    return values
+
+
+class _Map:
+    """One run of `pmap`: batches go to workers as these have room, values are put in order as they come."""
+
+    def __init__(
+        self,
+        f: Callable[..., Any],
+        elements: Iterator[tuple[Any, ...]],
+        pids: list[int],
+        batch_size: int | str,
+        on_error: Callable[[BaseException], Any] | None,
+    ) -> None:
+        self._f = f
+        self._elements = elements
+        self._auto = batch_size == "auto"
+        self._size = 1 if isinstance(batch_size, str) else batch_size
+        self._on_error = on_error
+        self._queue = _core.Queue()
+        self._room = dict.fromkeys(pids, IN_FLIGHT)
+        self._flying: dict[int, tuple[int, int, int, int]] = {}
+        self._values: dict[int, Any] = {}
+        self._next_key = 0
+        self._next_index = 0
+        self._exhausted = False
+
+    def run(self) -> list[Any]:
+        """Sends everything, and returns the values in order."""
+        try:
+            while True:
+                self._dispatch()
+                if not self._flying:
+                    break
+                for key, outcome in self._queue.wait():
+                    self._take(key, outcome)
+        except BaseException:
+            for _, _, call, _ in self._flying.values():
+                _core.abandon(call)
+            raise
+        values: list[Any] = []
+        for index in sorted(self._values):
+            values.extend(self._values[index])
+        return values
+
+    def _dispatch(self) -> None:
+        while not self._exhausted:
+            pid = max(self._room, key=self._room.__getitem__, default=None)
+            if pid is None:
+                raise NoWorkersError("every worker of the pool has gone")
+            if not self._room[pid]:
+                return
+            self._send(pid)
+
+    def _send(self, pid: int) -> None:
+        batch: list[tuple[Any, ...]] = []
+        for element in self._elements:
+            batch.append(element)
+            if len(batch) >= self._size:
+                break
+        if len(batch) < self._size:
+            self._exhausted = True
+        if not batch:
+            return
+        data, buffers, refs = _calls._dump(_Batch(self._f, self._on_error is not None), (batch,), {})
+        key = self._next_key
+        self._next_key += 1
+        call = _core.call_queue(pid, data, buffers, refs, self._queue, key)
+        _refs.unpin()
+        self._room[pid] -= 1
+        self._flying[key] = (pid, self._next_index, call, len(batch))
+        self._next_index += len(batch)
+
+    def _take(self, key: int, outcome: _core.Outcome) -> None:
+        pid, index, _, count = self._flying.pop(key)
+        if outcome.status != _refs.VALUE:
+            error = _refs.error_of(outcome)
+            if isinstance(error, ProcessExitedException):
+                self._room.pop(pid, None)
+            else:
+                self._room[pid] += 1
+            if self._on_error is None or not isinstance(error, Exception):
+                raise error
+            self._values[index] = [self._on_error(error) for _ in range(count)]
+            return
+        self._room[pid] += 1
+        seconds, values = _serialize.loads(outcome.data, outcome.buffers)
+        if self._on_error is not None:
+            values = [v if ok else self._on_error(_refs.load_exception(*v)) for ok, v in values]
+        self._values[index] = values
+        if self._auto:
+            self._adapt(seconds / count)
+
+    def _adapt(self, seconds: float) -> None:
+        fitting = int(TARGET_SECONDS / seconds) if seconds > 0 else self._size * GROWTH
+        self._size = max(1, min(fitting, self._size * GROWTH, 10_000))
+
+
+class _Batch:
+    """The call that a worker runs for a batch: the seconds it took and the values."""
+
+    def __init__(self, f: Callable[..., Any], keep_errors: bool) -> None:
+        self.f = f
+        self.keep_errors = keep_errors
+
+    def __call__(self, batch: list[tuple[Any, ...]]) -> Any:
+        import inspect
+
+        f = self.f
+        if inspect.iscoroutinefunction(f):
+            return self._run_async(batch)
+        start = time.perf_counter()
+        values = [self._one(f, element) for element in batch] if self.keep_errors else [f(*e) for e in batch]
+        return time.perf_counter() - start, values
+
+    def _one(self, f: Callable[..., Any], element: tuple[Any, ...]) -> tuple[bool, Any]:
+        try:
+            return True, f(*element)
+        except Exception as error:
+            return False, _refs.dump_exception(error, _core.me())[:2]
+
+    async def _run_async(self, batch: list[tuple[Any, ...]]) -> Any:
+        import asyncio
+
+        start = time.perf_counter()
+        values: list[Any] = await asyncio.gather(
+            *(self.f(*element) for element in batch), return_exceptions=self.keep_errors
+        )
+        if self.keep_errors:
+            values = [
+                (False, _refs.dump_exception(v, _core.me())[:2]) if isinstance(v, Exception) else (True, v)
+                for v in values
+            ]
+        return time.perf_counter() - start, values

@@ -1,0 +1,136 @@
+"""This process's part in a cluster: process 1 unless it was started as a worker."""
+
+from __future__ import annotations
+
+import atexit
+import operator
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from typing import Any
+
+from . import _config, _core
+
+_lock = threading.Lock()
+_started = False
+_forked = False
+
+
+class Session:
+    """What process 1 keeps for its cluster."""
+
+    def __init__(self) -> None:
+        self.cookie = secrets.token_bytes(32)
+        self.cluster = os.urandom(16)
+        self.inst = os.urandom(16)
+        self.folder = tempfile.mkdtemp(prefix="pydist-")
+        self.address = f"unix:{os.path.join(self.folder, '1')}"
+        self.host = socket.gethostname()
+
+
+session: Session | None = None
+
+
+def package_version() -> str:
+    """The version of pydist."""
+    from . import __version__
+
+    return __version__
+
+
+def start_node(
+    pid: int, *, cookie: bytes, cluster: bytes, inst: bytes, address: str, host: str, listen: bool = True
+) -> None:
+    """Starts the core of this process and, with `listen`, its listener."""
+    global _started
+    _core.start(
+        pid,
+        ospid=os.getpid(),
+        cookie=cookie,
+        cluster=cluster,
+        inst=inst,
+        address=address,
+        host=host,
+        python=sys.version_info[:3],
+        package=package_version(),
+        allow_python_mismatch=_config.allow_python_mismatch(),
+        message_max=_config.message_max(),
+    )
+    if listen:
+        _core.listen(address)
+    os.register_at_fork(after_in_child=_after_fork)
+    _started = True
+
+
+def ensure_started() -> None:
+    """Makes this process the first of a cluster, unless it belongs to one."""
+    global session
+    if _started:
+        return
+    with _lock:
+        if _started:
+            return
+        from . import _executor
+
+        new = Session()
+        try:
+            start_node(
+                1,
+                cookie=new.cookie,
+                cluster=new.cluster,
+                inst=new.inst,
+                address=new.address,
+                host=new.host,
+            )
+        except BaseException:
+            shutil.rmtree(new.folder, ignore_errors=True)
+            raise
+        session = new
+        atexit.register(_at_exit)
+        _executor.start(leads=False)
+
+
+def is_head() -> bool:
+    """Whether this process is process 1."""
+    return not _started or session is not None
+
+
+def as_pid(pid: Any) -> int:
+    """A process id as an int.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: there can be no such process.
+    """
+    if isinstance(pid, bool):
+        raise TypeError("a process id must be an int, not bool")
+    try:
+        number = operator.index(pid)
+    except TypeError:
+        raise TypeError(f"a process id must be an int, not {type(pid).__name__}") from None
+    if not 0 < number < 1 << 32:
+        raise ValueError(f"there is no process {number} in this cluster")
+    return number
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+    _core.after_fork_in_child()
+
+
+def _at_exit() -> None:
+    if _forked:
+        return
+    from . import _cluster
+
+    try:
+        _cluster.shut_down()
+    finally:
+        _core.close()
+        if session is not None:
+            shutil.rmtree(session.folder, ignore_errors=True)

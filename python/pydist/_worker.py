@@ -1,0 +1,96 @@
+"""A worker process: joins the cluster, runs calls, and ends with process 1."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import types
+from typing import Any
+
+from . import _core, _executor, _interrupts, _session
+
+
+def main(cookie: bytes, config: dict[str, Any]) -> None:
+    """Runs a worker until it is asked to end.
+
+    Parameters:
+        cookie: the secret of the cluster, in hex.
+        config: the line that the process which started it wrote to its standard input.
+    """
+    _detach_streams()
+    _session.start_node(
+        config["pid"],
+        cookie=bytes.fromhex(cookie.decode()),
+        cluster=bytes.fromhex(config["cluster"]),
+        inst=bytes.fromhex(config["inst"]),
+        address=config["address"],
+        host=config["host"],
+    )
+    _core.die_with_parent(_parent_pipe, config["parent"])
+    _core.dial_head(config["head"], bytes.fromhex(config["head_inst"]))
+    error = _core.wait_open(config["timeout"])
+    if error is not None:
+        sys.stderr.write(f"worker {config['pid']} cannot join the cluster: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    del cookie, config
+    _interrupts.install_handler()
+    _patch_sleep()
+    _fresh_main()
+    atexit.register(_core.close)
+    _executor.start(leads=True)
+    _core.announce_ready()
+    _run()
+
+
+def _run() -> None:
+    while True:
+        try:
+            _executor.run(stays=True)
+        except KeyboardInterrupt:
+            # It came too late for the call that it was for.
+            continue
+        return
+
+
+_parent_pipe = -1
+
+
+def _detach_streams() -> None:
+    """Keeps the pipe to the parent, whose end tells that it is gone, out of the way of the user's code."""
+    global _parent_pipe
+    import fcntl
+
+    _parent_pipe = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 100)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _fresh_main() -> None:
+    """Gives the user's code an empty `__main__`."""
+    main = types.ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.modules["__main__"] = main
+    sys.argv = [""]
+
+
+def _patch_sleep() -> None:
+    """Makes `time.sleep` one that an interrupt ends on every thread that runs calls."""
+    system_sleep = time.sleep
+
+    def sleep(seconds: float, /) -> None:
+        executor = _interrupts.current()
+        if executor is None or seconds <= 0:
+            system_sleep(seconds)
+        else:
+            executor.sleep(float(seconds))
+
+    sleep.__module__ = "time"
+    sleep.__qualname__ = "sleep"
+    sleep.__doc__ = system_sleep.__doc__
+    time.sleep = sleep
