@@ -1,4 +1,4 @@
-"""Waiting for futures in asyncio: the core wakes the loop through one descriptor, without a thread per waiter."""
+"""Waiting for futures in asyncio: the core wakes the loop, without a thread per waiter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class _Hub:
 
     async def outcome_of(self, ref: _core.Ref) -> _core.Outcome:
         key = next(self._keys)
-        waiter = self._waiting[key] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[_core.Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[key] = waiter
         watch = ref.tell(self._queue, key, True)
         try:
             return await waiter

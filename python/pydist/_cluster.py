@@ -369,8 +369,8 @@ def stats(pid: int | None = None) -> dict[str, int]:
         pid: the process; this one by default.
 
     Returns:
-        Among others `refs_owned`, `refs_held`, `calls_outstanding`, `calls_running`, `bytes_sent`, `bytes_received`,
-        `messages_sent`, `messages_received`, `connections`, `queued_bytes`, `shared_bytes`.
+        Among others `refs_owned`, `refs_held`, `calls_outstanding`, `calls_running`, `bytes_sent`,
+        `bytes_received`, `messages_sent`, `messages_received`, `connections`, `queued_bytes`, `shared_bytes`.
 
     Raises:
         ValueError: there is no such process.

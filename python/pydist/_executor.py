@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 import threading
 import traceback
@@ -51,7 +52,7 @@ def _thread() -> None:
 
 
 def run(*, stays: bool) -> None:
-    """Runs calls on this thread until the process ends or, without `stays`, there are too many idle threads."""
+    """Runs calls on this thread until the process ends; without `stays`, until too many threads are idle."""
     try:
         executor = _core.Executor(stays)
     except RuntimeError:
@@ -79,6 +80,8 @@ def _step(executor: _core.Executor) -> bool:
         _refs.export(*what)
     elif kind == "interrupt":
         _interrupts.interrupt(what)
+    elif kind == "note":
+        logging.getLogger("pydist").info("%s", what)
     elif kind == "exit":
         _interrupts.leave_main()
         return False

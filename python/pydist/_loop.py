@@ -42,7 +42,7 @@ def run(
             interrupted = True
             task.cancel()
 
-        _interrupts.enter_task(key, lambda: loop.call_soon_threadsafe(cancel) and None)
+        _interrupts.enter_task(key, lambda: _ignore(loop.call_soon_threadsafe(cancel)))
         try:
             value = await coroutine
         except BaseException as error:
@@ -55,6 +55,10 @@ def run(
             on_value(value)
 
     loop.call_soon_threadsafe(lambda: _keep(loop.create_task(main())))
+
+
+def _ignore(handle: asyncio.Handle) -> None:
+    """Leaves a callback that is on its way alone."""
 
 
 _alive: set[asyncio.Task[None]] = set()

@@ -15,7 +15,7 @@ _texts = itertools.count(1)
 
 
 def spawn(f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-    """Calls a function on a worker that pydist picks; as a decorator, binds the function's name to the `Future`.
+    """Calls a function on a worker that pydist picks; as a decorator, binds its name to the `Future`.
 
     Parameters:
         f: any callable; without parameters where this is used as a decorator.

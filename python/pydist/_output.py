@@ -64,7 +64,7 @@ class Stream:
 
 
 class Launcher:
-    """The thread: it lives as long as the process, since the kernel ends workers with the thread that started them."""
+    """The thread, which lives as long as the process: a worker ends with the thread that started it."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()

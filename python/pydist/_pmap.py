@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _calls, _core, _refs, _serialize, _session
 from ._cluster import workers
-from ._errors import NoWorkersError, ProcessExitedException
+from ._errors import NoWorkersError, ProcessExitedException, dump_exception, load_exception
 
 TARGET_SECONDS = 0.004
 """How much work a message carries where calls are short."""
@@ -35,7 +35,7 @@ def pmap(
         pool: the ids of the workers to use; all by default.
         distributed: False runs the calls in threads of this process.
         batch_size: elements in one message; "auto" grows it only while calls are short.
-        on_error: is given the error of an element as `fetch` would raise it; what it returns stands in its place.
+        on_error: is given the error of an element as `fetch` would raise it, and returns a value for it.
 
     Returns:
         The list of values.
@@ -72,7 +72,9 @@ def pmap(
 
 
 def _in_threads(
-    f: Callable[..., Any], elements: Iterator[tuple[Any, ...]], on_error: Callable[[BaseException], Any] | None
+    f: Callable[..., Any],
+    elements: Iterator[tuple[Any, ...]],
+    on_error: Callable[[BaseException], Any] | None,
 ) -> list[Any]:
     import os
     from collections import deque
@@ -186,7 +188,7 @@ class _Map:
         self._room[pid] += 1
         seconds, values = _serialize.loads(outcome.data, outcome.buffers)
         if self._on_error is not None:
-            values = [v if ok else self._on_error(_refs.load_exception(*v)) for ok, v in values]
+            values = [v if ok else self._on_error(load_exception(*v)) for ok, v in values]
         self._values[index] = values
         if self._auto:
             self._adapt(seconds / count)
@@ -217,7 +219,7 @@ class _Batch:
         try:
             return True, f(*element)
         except Exception as error:
-            return False, _refs.dump_exception(error, _core.me())[:2]
+            return False, dump_exception(error, _core.me())[:2]
 
     async def _run_async(self, batch: list[tuple[Any, ...]]) -> Any:
         import asyncio
@@ -228,7 +230,7 @@ class _Batch:
         )
         if self.keep_errors:
             values = [
-                (False, _refs.dump_exception(v, _core.me())[:2]) if isinstance(v, Exception) else (True, v)
+                (False, dump_exception(v, _core.me())[:2]) if isinstance(v, Exception) else (True, v)
                 for v in values
             ]
         return time.perf_counter() - start, values

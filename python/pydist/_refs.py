@@ -88,7 +88,7 @@ class Future:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Future):
             return NotImplemented
-        return (self.whence, self.id) == (other.whence, other.id)
+        return self.whence == other.whence and self.id == other.id
 
     def __hash__(self) -> int:
         return hash((Future, self.whence, self.id))
@@ -298,15 +298,9 @@ class InvalidFuture:
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError(
-            f"the future {self.__dict__.get('_name', '?')} was pickled outside of its cluster and refers to nothing; "
-            "send futures in arguments, results and channels of pydist"
+            f"the future {self.__dict__.get('_name', '?')} was pickled outside of its cluster "
+            "and refers to nothing; send futures in arguments, results and channels of pydist"
         )
-
-    def failed(self) -> bool:
-        """Whether the value is an error; where it is not here, it is known only once it has finished."""
-        if not self._done:
-            return self._ref.wait(None).status != YES or self._ref.has_failed()
-        return self._outcome[1] is not None
 
     def __getitem__(self, index: Any) -> Any:
         return self.__getattr__("[]")

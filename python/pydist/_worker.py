@@ -93,4 +93,4 @@ def _patch_sleep() -> None:
     sleep.__module__ = "time"
     sleep.__qualname__ = "sleep"
     sleep.__doc__ = system_sleep.__doc__
-    time.sleep = sleep
+    time.sleep = sleep  # type: ignore[assignment]

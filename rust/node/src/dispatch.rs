@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pydist_proto::codec::Decoder;
-use pydist_proto::handshake::{Acceptor, HANDSHAKE_DEADLINE_MS, Handshake, Initiator, Local, PRE_AUTH_LIMIT, Secrets};
+use pydist_proto::handshake::{
+    Acceptor, HANDSHAKE_DEADLINE_MS, Handshake, Initiator, Local, PRE_AUTH_LIMIT, Secrets,
+};
 use pydist_proto::ids::{HEAD, ProcId};
 use pydist_proto::machine::{Machine, Output};
 use pydist_proto::message::Message;
@@ -153,8 +155,13 @@ impl Node {
     }
 
     fn accepted(&self, fd: OwnedFd) {
-        let half_open: Vec<Arc<Link>> =
-            self.connections.read().values().filter(|l| !l.is_open() && !l.dialled).cloned().collect();
+        let half_open: Vec<Arc<Link>> = self
+            .connections
+            .read()
+            .values()
+            .filter(|l| !l.is_open() && !l.dialled)
+            .cloned()
+            .collect();
         if half_open.len() >= HALF_OPEN_MAX
             && let Some(oldest) = half_open.iter().min_by_key(|l| l.token)
         {
@@ -179,7 +186,12 @@ impl Node {
         Ok(link)
     }
 
-    fn add_connection(&self, fd: OwnedFd, peer: ProcId, mut machine: Handshake) -> std::io::Result<Arc<Link>> {
+    fn add_connection(
+        &self,
+        fd: OwnedFd,
+        peer: ProcId,
+        mut machine: Handshake,
+    ) -> std::io::Result<Arc<Link>> {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         let deadline = Instant::now() + Duration::from_millis(HANDSHAKE_DEADLINE_MS);
         let hello = machine.poll_output();
@@ -205,13 +217,19 @@ impl Node {
     fn secrets(&self, inst: [u8; 16]) -> std::io::Result<Secrets> {
         let mut nonce = [0; 32];
         getrandom::fill(&mut nonce).map_err(|error| std::io::Error::other(error.to_string()))?;
-        Ok(Secrets { nonce, inst, channel_binding: [0; 32] })
+        Ok(Secrets {
+            nonce,
+            inst,
+            channel_binding: [0; 32],
+        })
     }
 
     fn read_link(&self, link: &Arc<Link>, enough: &dyn Fn() -> bool) {
         loop {
             link.again.store(true, Ordering::SeqCst);
-            let Some(mut reading) = link.reading.try_lock() else { return };
+            let Some(mut reading) = link.reading.try_lock() else {
+                return;
+            };
             link.again.store(false, Ordering::SeqCst);
             let read = self.read_locked(link, &mut reading, enough);
             if matches!(read, Read::Over(_)) {
@@ -251,7 +269,9 @@ impl Node {
             Err(Errno::INTR) => return Ok(true),
             Err(error) => return Err(error.to_string()),
         };
-        let Reading::Handshake { machine, .. } = reading else { return Ok(true) };
+        let Reading::Handshake { machine, .. } = reading else {
+            return Ok(true);
+        };
         let fed = machine.handle_bytes(&buffer[..n]);
         while let Some(output) = machine.poll_output() {
             if !link.send_raw(&output) {
@@ -286,7 +306,10 @@ impl Node {
     fn admit(&self, link: &Arc<Link>, peer: ProcId) -> Result<(), String> {
         if link.dialled {
             if peer != link.peer() {
-                return Err(format!("process {peer} answered where process {} was expected", link.peer()));
+                return Err(format!(
+                    "process {peer} answered where process {} was expected",
+                    link.peer()
+                ));
             }
         } else {
             let accepted = self
@@ -395,8 +418,10 @@ impl Node {
         }
         self.driver.unwatch(link.fd());
         self.connections.write().remove(&link.token);
-        self.closed_sent.fetch_add(link.bytes_sent.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.closed_messages.fetch_add(link.messages_sent.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.closed_sent
+            .fetch_add(link.bytes_sent.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.closed_messages
+            .fetch_add(link.messages_sent.load(Ordering::Relaxed), Ordering::Relaxed);
         true
     }
 
@@ -416,7 +441,12 @@ impl Node {
             self.arrived.notify_all();
         }
         let ospid = if self.me() == HEAD { ospid } else { 0 };
-        self.dying.lock().push(Dying { pid, ospid, until: now + STATUS_WAIT, reason: reason.to_owned() });
+        self.dying.lock().push(Dying {
+            pid,
+            ospid,
+            until: now + STATUS_WAIT,
+            reason: reason.to_owned(),
+        });
         self.driver.arm(now);
     }
 

@@ -14,7 +14,9 @@ use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::thread::futex;
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 /// The token of the eventfd that wakes whoever sits in `epoll_wait`.
 pub(crate) const WAKER: u64 = u64::MAX;
@@ -52,7 +54,10 @@ impl Driver {
     pub(crate) fn new() -> std::io::Result<Driver> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let waker = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+        )?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
         epoll::add(&epoll, &waker, epoll::EventData::new_u64(WAKER), flags)?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), flags)?;
@@ -69,19 +74,34 @@ impl Driver {
     }
 
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> std::io::Result<()> {
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), Driver::interest())?;
+        epoll::add(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token),
+            Driver::interest(),
+        )?;
         Ok(())
     }
 
     /// Watches a listener, whose connections only one thread is to be woken for, level-triggered.
     pub(crate) fn watch_listener(&self, fd: BorrowedFd<'_>, token: u64) -> std::io::Result<()> {
-        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        epoll::add(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token),
+            epoll::EventFlags::IN,
+        )?;
         Ok(())
     }
 
     /// Has a connection reported again if it is readable or writable now.
     pub(crate) fn rearm(&self, fd: BorrowedFd<'_>, token: u64) {
-        let _ = epoll::modify(&self.epoll, fd, epoll::EventData::new_u64(token), Driver::interest());
+        let _ = epoll::modify(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token),
+            Driver::interest(),
+        );
     }
 
     pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) {
@@ -94,13 +114,17 @@ impl Driver {
 
     /// Waits for events; an interrupted wait is an error of kind `Interrupted`.
     pub(crate) fn wait(&self, timeout: Option<Duration>, out: &mut Vec<Event>) -> std::io::Result<()> {
-        let mut buffer: [std::mem::MaybeUninit<epoll::Event>; EVENTS] = [const { std::mem::MaybeUninit::uninit() }; EVENTS];
+        let mut buffer: [std::mem::MaybeUninit<epoll::Event>; EVENTS] =
+            [const { std::mem::MaybeUninit::uninit() }; EVENTS];
         let timeout = timeout.map(timespec);
         let (events, _) = epoll::wait(&self.epoll, &mut buffer[..], timeout.as_ref())?;
         let gone = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
         out.extend(events.iter().map(|e| {
             let flags = e.flags;
-            Event { token: e.data.u64(), hung_up: flags.intersects(gone) }
+            Event {
+                token: e.data.u64(),
+                hung_up: flags.intersects(gone),
+            }
         }));
         Ok(())
     }
@@ -119,8 +143,13 @@ impl Driver {
         let mut armed = self.armed.lock();
         if armed.is_none_or(|earlier| at < earlier) {
             *armed = Some(at);
-            let delay = at.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
-            let spec = Itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(delay) };
+            let delay = at
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_micros(1));
+            let spec = Itimerspec {
+                it_interval: timespec(Duration::ZERO),
+                it_value: timespec(delay),
+            };
             let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &spec);
         }
     }
@@ -132,7 +161,10 @@ impl Driver {
     }
 
     pub(crate) fn try_lead(&self) -> bool {
-        let won = self.leading.compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed).is_ok();
+        let won = self
+            .leading
+            .compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed)
+            .is_ok();
         if won {
             self.terms.fetch_add(1, Ordering::Relaxed);
             LEADING.set(true);
@@ -177,7 +209,11 @@ impl Driver {
             let spec = timespec(timeout);
             let _ = futex::wait(&self.standby, futex::Flags::PRIVATE, seen, Some(&spec));
             let now = self.terms.load(Ordering::Relaxed);
-            timeout = if now == term { (timeout * 8).min(STANDBY_LAST) } else { STANDBY_FIRST };
+            timeout = if now == term {
+                (timeout * 8).min(STANDBY_LAST)
+            } else {
+                STANDBY_FIRST
+            };
             term = now;
         }
         self.deep.store(false, Ordering::SeqCst);
@@ -190,7 +226,10 @@ impl Driver {
 }
 
 pub(crate) fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs().min(i64::MAX as u64 / 4) as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+    Timespec {
+        tv_sec: duration.as_secs().min(i64::MAX as u64 / 4) as i64,
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
 }
 
 /// Whether a system call was interrupted by a signal.

@@ -31,6 +31,8 @@ pub enum Item {
     Export(RefId),
     /// Interrupt the calls that run here: all, or one.
     Interrupt(Option<(ProcId, u64)>),
+    /// Something for the log.
+    Note(String),
     /// The process is to end.
     Exit,
     /// The executors are to end.
@@ -75,7 +77,9 @@ impl Executor {
 
 impl std::fmt::Debug for Executor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Executor").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Executor")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,7 +131,10 @@ pub(crate) struct Pushed {
 impl Inbox {
     pub(crate) fn register(&self, stays: bool) -> Arc<Executor> {
         self.state.lock().executors += 1;
-        Arc::new(Executor { stays, ..Executor::default() })
+        Arc::new(Executor {
+            stays,
+            ..Executor::default()
+        })
     }
 
     pub(crate) fn unregister(&self, executor: &Arc<Executor>) {
@@ -138,14 +145,27 @@ impl Inbox {
 
     pub(crate) fn push(&self, item: Item) -> Pushed {
         let mut state = self.state.lock();
-        let urgent = matches!(item, Item::Export(_) | Item::Interrupt(_) | Item::Exit | Item::Stop);
+        let urgent = matches!(
+            item,
+            Item::Export(_) | Item::Interrupt(_) | Item::Note(_) | Item::Exit | Item::Stop
+        );
         if urgent {
             state.urgent.push_back(item);
-            return Pushed { wake: pick(&mut state.idle), check: true };
+            return Pushed {
+                wake: pick(&mut state.idle),
+                check: true,
+            };
         }
         state.queue.push_back(item);
-        let wake = if state.active == 0 && !state.starting { pick(&mut state.idle) } else { None };
-        Pushed { check: wake.is_none(), wake }
+        let wake = if state.active == 0 && !state.starting {
+            pick(&mut state.idle)
+        } else {
+            None
+        };
+        Pushed {
+            check: wake.is_none(),
+            wake,
+        }
     }
 
     pub(crate) fn stop(&self) -> Vec<Arc<Executor>> {
@@ -227,7 +247,11 @@ impl Inbox {
             own.active = false;
             state.active -= 1;
         }
-        if state.active == 0 && !state.queue.is_empty() { pick(&mut state.idle) } else { None }
+        if state.active == 0 && !state.queue.is_empty() {
+            pick(&mut state.idle)
+        } else {
+            None
+        }
     }
 
     /// The wait of the executor's call has ended.
@@ -244,12 +268,19 @@ impl Inbox {
     pub(crate) fn check_stall(&self) -> Pushed {
         let mut state = self.state.lock();
         if state.queue.is_empty() && state.urgent.is_empty() {
-            return Pushed { wake: None, check: false };
+            return Pushed {
+                wake: None,
+                check: false,
+            };
         }
         let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
         state.taken_at_check = state.taken;
         let free = !state.starting || !state.urgent.is_empty();
-        let wake = if stalled && free { pick(&mut state.idle) } else { None };
+        let wake = if stalled && free {
+            pick(&mut state.idle)
+        } else {
+            None
+        };
         Pushed { wake, check: true }
     }
 

@@ -22,7 +22,10 @@ pub(crate) const QUEUE_MAX: usize = 64 << 20;
 
 /// How far a connection has come.
 pub(crate) enum Reading {
-    Handshake { machine: Box<Handshake>, deadline: Instant },
+    Handshake {
+        machine: Box<Handshake>,
+        deadline: Instant,
+    },
     Open(Box<Decoder>),
     Closed,
 }
@@ -71,7 +74,10 @@ impl Link {
             fd,
             peer: AtomicU32::new(peer),
             dialled,
-            reading: Mutex::new(Reading::Handshake { machine: Box::new(machine), deadline }),
+            reading: Mutex::new(Reading::Handshake {
+                machine: Box::new(machine),
+                deadline,
+            }),
             again: AtomicBool::new(false),
             hung_up: AtomicBool::new(false),
             open: AtomicBool::new(false),
@@ -130,7 +136,9 @@ impl Link {
         let lengths = body.segments.iter().map(|s| s.len());
         if total <= INLINE_MAX {
             let mut bytes = frame::encode_head(header, lengths, &body.refs, None);
-            body.segments.iter().for_each(|s| bytes.extend_from_slice(s.as_slice()));
+            body.segments
+                .iter()
+                .for_each(|s| bytes.extend_from_slice(s.as_slice()));
             self.enqueue(Outgoing::bytes(bytes));
         } else {
             let stream = self.stream_id();
@@ -156,7 +164,11 @@ impl Link {
             let mut bytes = frame::encode_head(header, lengths, refs, None);
             segments.iter().for_each(|s| bytes.extend_from_slice(s));
             self.enqueue(Outgoing::bytes(bytes));
-            return if self.is_closed() { Err(SendError::Closed) } else { Ok(()) };
+            return if self.is_closed() {
+                Err(SendError::Closed)
+            } else {
+                Ok(())
+            };
         }
         let _bulk = loop {
             match self.bulk.try_lock_for(Duration::from_millis(20)) {
@@ -263,7 +275,11 @@ impl Link {
         segments: &[&[u8]],
         signalled: &dyn Fn() -> bool,
     ) -> Result<(), SendError> {
-        let mut cursor = Cursor { segments, index: 0, offset: 0 };
+        let mut cursor = Cursor {
+            segments,
+            index: 0,
+            offset: 0,
+        };
         let mut left: usize = segments.iter().map(|s| s.len()).sum();
         let mut begun = false;
         while left > 0 {
@@ -326,7 +342,10 @@ impl Link {
     }
 
     fn await_writable(&self) {
-        let mut fds = [rustix::event::PollFd::new(&self.fd, rustix::event::PollFlags::OUT)];
+        let mut fds = [rustix::event::PollFd::new(
+            &self.fd,
+            rustix::event::PollFlags::OUT,
+        )];
         let timeout = crate::driver::timespec(Duration::from_millis(50));
         let _ = rustix::event::poll(&mut fds, Some(&timeout));
     }
@@ -393,5 +412,10 @@ pub(crate) const SLICES_MAX: usize = 512;
 
 fn send_vectored(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
     let slices = &slices[..slices.len().min(SLICES_MAX)];
-    sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    sendmsg(
+        fd,
+        slices,
+        &mut SendAncillaryBuffer::default(),
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )
 }

@@ -76,6 +76,9 @@ pub(crate) fn dial(address: &str) -> std::io::Result<OwnedFd> {
 
 fn tcp_part(address: &str) -> std::io::Result<&str> {
     address.strip_prefix("tcp:").ok_or_else(|| {
-        std::io::Error::new(std::io::ErrorKind::InvalidInput, format!("{address:?} is neither unix: nor tcp:"))
+        std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            format!("{address:?} is neither unix: nor tcp:"),
+        )
     })
 }

@@ -98,7 +98,8 @@ pub struct Node {
     pub(crate) closed_messages: AtomicU64,
     pub(crate) closing: AtomicBool,
     pub(crate) exit_on_head_loss: AtomicBool,
-    pub(crate) notes: Mutex<Vec<String>>,
+    /// When something was last written to the log, and how much was left out since.
+    pub(crate) noted: Mutex<(Option<Instant>, u64)>,
     /// Why the connection to the head could not be made.
     pub(crate) head_error: Mutex<Option<String>>,
     /// The pipe whose other end only the parent has.
@@ -140,7 +141,7 @@ impl Node {
             closed_messages: AtomicU64::new(0),
             closing: AtomicBool::new(false),
             exit_on_head_loss: AtomicBool::new(false),
-            notes: Mutex::default(),
+            noted: Mutex::default(),
             head_error: Mutex::default(),
             parent: Mutex::default(),
             listener_paused: AtomicBool::new(false),
@@ -155,15 +156,19 @@ impl Node {
 
     /// Binds the listener on which other processes dial this one; returns its address.
     pub fn listen(&self, address: &str) -> Result<String, NodeError> {
-        let (listener, bound) = Listener::bind(address).map_err(|e| NodeError::Listen(address.to_owned(), e))?;
-        self.driver.watch_listener(listener.fd(), crate::dispatch::LISTENER)?;
+        let (listener, bound) =
+            Listener::bind(address).map_err(|e| NodeError::Listen(address.to_owned(), e))?;
+        self.driver
+            .watch_listener(listener.fd(), crate::dispatch::LISTENER)?;
         *self.listener.write() = Some(listener);
         Ok(bound)
     }
 
     /// Dials the head; whether it has joined is told by [`Node::wait_open`].
     pub fn dial_head(&self, address: &str, inst: [u8; 16]) -> Result<(), NodeError> {
-        self.dial_peer(HEAD, address, inst).map(|_| ()).map_err(|e| NodeError::Dial(address.to_owned(), e))
+        self.dial_peer(HEAD, address, inst)
+            .map(|_| ())
+            .map_err(|e| NodeError::Dial(address.to_owned(), e))
     }
 
     /// Waits until the connection to the head is open, or says why it is not.
@@ -352,10 +357,16 @@ impl Node {
         StatsSnapshot {
             counts,
             bytes_sent: self.closed_sent.load(Ordering::Relaxed)
-                + links.values().map(|l| l.bytes_sent.load(Ordering::Relaxed)).sum::<u64>(),
+                + links
+                    .values()
+                    .map(|l| l.bytes_sent.load(Ordering::Relaxed))
+                    .sum::<u64>(),
             bytes_received: self.bytes_received.load(Ordering::Relaxed),
             messages_sent: self.closed_messages.load(Ordering::Relaxed)
-                + links.values().map(|l| l.messages_sent.load(Ordering::Relaxed)).sum::<u64>(),
+                + links
+                    .values()
+                    .map(|l| l.messages_sent.load(Ordering::Relaxed))
+                    .sum::<u64>(),
             messages_received: self.messages_received.load(Ordering::Relaxed),
             connections: links.values().filter(|l| l.is_open()).count(),
             queued_bytes: links.values().map(|l| l.queued_bytes()).sum(),
@@ -368,16 +379,26 @@ impl Node {
         self.inbox.queued()
     }
 
-    /// Takes what the core has to say to the log.
-    pub fn take_notes(&self) -> Vec<String> {
-        std::mem::take(&mut *self.notes.lock())
-    }
-
+    /// Has something written to the log, at most once a second; what is left out is counted.
     pub(crate) fn note(&self, text: String) {
-        let mut notes = self.notes.lock();
-        if notes.len() < 1000 {
-            notes.push(text);
+        let mut noted = self.noted.lock();
+        let now = Instant::now();
+        if noted
+            .0
+            .is_some_and(|last| now.duration_since(last) < Duration::from_secs(1))
+        {
+            noted.1 += 1;
+            return;
         }
+        let left_out = std::mem::take(&mut noted.1);
+        noted.0 = Some(now);
+        drop(noted);
+        let text = if left_out == 0 {
+            text
+        } else {
+            format!("{text} ({left_out} such lines left out)")
+        };
+        self.push_item(Item::Note(text));
     }
 
     pub fn is_closing(&self) -> bool {
@@ -400,7 +421,12 @@ impl Node {
 
     /// The descriptors that a forked child closes.
     pub fn close_descriptors_after_fork(&self) {
-        let mut raw: Vec<i32> = self.driver.descriptors().iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
+        let mut raw: Vec<i32> = self
+            .driver
+            .descriptors()
+            .iter()
+            .map(std::os::fd::AsRawFd::as_raw_fd)
+            .collect();
         if let Some(connections) = self.connections.try_read() {
             raw.extend(connections.values().map(|l| l.raw_fd()));
         }

@@ -24,7 +24,13 @@ impl Outgoing {
     }
 
     pub(crate) fn stream(head: Vec<u8>, stream: u16, body: Arc<Body>) -> Outgoing {
-        Outgoing::Stream(Stream { head: Some(head), stream, body, segment: 0, offset: 0 })
+        Outgoing::Stream(Stream {
+            head: Some(head),
+            stream,
+            body,
+            segment: 0,
+            offset: 0,
+        })
     }
 
     /// The memory that it holds until it is written.
@@ -61,8 +67,14 @@ impl Stream {
         let len = (segment.len() - self.offset).min(CHUNK_MAX);
         let mut prefix = self.head.take().unwrap_or_default();
         prefix.extend_from_slice(&frame::encode_chunk_prefix(self.stream, len));
-        let chunk =
-            Chunk { prefix, body: self.body.clone(), segment: self.segment, from: self.offset, len, written: 0 };
+        let chunk = Chunk {
+            prefix,
+            body: self.body.clone(),
+            segment: self.segment,
+            from: self.offset,
+            len,
+            written: 0,
+        };
         self.offset += len;
         Some(chunk)
     }

@@ -69,7 +69,9 @@ impl Parker {
     }
 
     fn enter(&self, state: u32) -> bool {
-        self.state.compare_exchange(EMPTY, state, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.state
+            .compare_exchange(EMPTY, state, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
 
     fn lead(&self, node: &Node, deadline: Option<Instant>) -> Parked {

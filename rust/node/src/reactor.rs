@@ -11,7 +11,9 @@ use crate::node::Node;
 /// Starts the thread; it ends once the node closes. It never attaches to Python.
 pub(crate) fn spawn(node: Arc<Node>) -> std::io::Result<()> {
     let blocked = block_signals();
-    let spawned = std::thread::Builder::new().name("pydist-reactor".to_owned()).spawn(move || run(&node));
+    let spawned = std::thread::Builder::new()
+        .name("pydist-reactor".to_owned())
+        .spawn(move || run(&node));
     restore_signals(&blocked);
     spawned.map(|_| ())
 }

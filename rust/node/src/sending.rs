@@ -43,7 +43,8 @@ impl Node {
     /// Calls; the answer, with the value, wakes `wake`.
     pub fn call_fetch(&self, pid: ProcId, payload: Payload<'_>, wake: Wake) -> Result<u64, CallFailed> {
         let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
-        self.send_payload(pid, Header::call(id, CallMode::Fetch), payload).inspect_err(|_| self.abandon(id))?;
+        self.send_payload(pid, Header::call(id, CallMode::Fetch), payload)
+            .inspect_err(|_| self.abandon(id))?;
         Ok(id)
     }
 
@@ -63,7 +64,9 @@ impl Node {
 
     fn send_payload(&self, pid: ProcId, header: Header, payload: Payload<'_>) -> Result<(), CallFailed> {
         // Where the connection is gone, the loss of the process ends the call.
-        let Some(link) = self.link_to(pid) else { return Ok(()) };
+        let Some(link) = self.link_to(pid) else {
+            return Ok(());
+        };
         match link.send_borrowed(header, payload.segments, payload.refs, payload.signalled) {
             Ok(()) | Err(SendError::Closed) => Ok(()),
             Err(SendError::Signal) => Err(CallFailed::Signal),
@@ -81,7 +84,13 @@ impl Node {
     }
 
     /// Answers a call that fetches.
-    pub fn answer_fetch(&self, src: ProcId, id: u64, status: Status, payload: Payload<'_>) -> Result<(), CallFailed> {
+    pub fn answer_fetch(
+        &self,
+        src: ProcId,
+        id: u64,
+        status: Status,
+        payload: Payload<'_>,
+    ) -> Result<(), CallFailed> {
         if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
             self.send_payload(src, Header::result(id, status), payload)
         } else {

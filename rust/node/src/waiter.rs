@@ -90,8 +90,11 @@ impl Nudge for Queue {
 impl Queue {
     /// Makes a queue; with `pollable` it has a descriptor that is readable while there are outcomes.
     pub fn new(pollable: bool) -> std::io::Result<Arc<Queue>> {
-        let signal =
-            if pollable { Some(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?) } else { None };
+        let signal = if pollable {
+            Some(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+        } else {
+            None
+        };
         Ok(Arc::new(Queue {
             ready: Mutex::default(),
             parker: Parker::default(),

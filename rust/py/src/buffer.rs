@@ -33,7 +33,13 @@ impl Buffer {
     pub(crate) fn new(mut segment: Segment) -> Buffer {
         let bytes = segment.as_mut_slice();
         let (address, len) = (bytes.as_mut_ptr(), bytes.len());
-        Buffer { pointer: SegmentPointer { address, _segment: segment }, len }
+        Buffer {
+            pointer: SegmentPointer {
+                address,
+                _segment: segment,
+            },
+            len,
+        }
     }
 }
 
@@ -52,7 +58,11 @@ impl Buffer {
         let (address, len) = (slf.pointer.address, slf.len as ffi::Py_ssize_t);
         // SAFETY: see above; the memory is writable and `len` bytes long.
         let result = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), address.cast(), len, 0, flags) };
-        if result == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(slf.py()))
+        }
     }
 }
 
@@ -76,12 +86,18 @@ impl Sent {
         for buffer in &buffers {
             views.push(PyBuffer::get(buffer)?);
         }
-        Ok(Sent { buffers: views, refs: refs.iter().map(|r| remote_ref(*r)).collect() })
+        Ok(Sent {
+            buffers: views,
+            refs: refs.iter().map(|r| remote_ref(*r)).collect(),
+        })
     }
 
     /// Nothing at all.
     pub(crate) fn empty() -> Sent {
-        Sent { buffers: Vec::new(), refs: Vec::new() }
+        Sent {
+            buffers: Vec::new(),
+            refs: Vec::new(),
+        }
     }
 
     /// The bytes of the pickle and of each buffer.
@@ -104,14 +120,19 @@ impl Sent {
     pub(crate) fn to_body(&self) -> PyResult<Body> {
         let mut segments = Vec::with_capacity(self.buffers.len());
         for bytes in self.segments() {
-            segments.push(
-                Segment::copy_of(bytes).map_err(|error| PyMemoryError::new_err(error.to_string()))?,
-            );
+            segments
+                .push(Segment::copy_of(bytes).map_err(|error| PyMemoryError::new_err(error.to_string()))?);
         }
-        Ok(Body { refs: self.refs.clone(), segments })
+        Ok(Body {
+            refs: self.refs.clone(),
+            segments,
+        })
     }
 }
 
 pub(crate) fn remote_ref((owner, whence, id): RefTuple) -> RemoteRef {
-    RemoteRef { owner, id: pydist_proto::ids::RefId { whence, id } }
+    RemoteRef {
+        owner,
+        id: pydist_proto::ids::RefId { whence, id },
+    }
 }

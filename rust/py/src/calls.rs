@@ -35,7 +35,11 @@ pub(crate) fn sending<T: Send>(
                 }
             })
         };
-        send(Payload { segments: &segments, refs, signalled: &signalled })
+        send(Payload {
+            segments: &segments,
+            refs,
+            signalled: &signalled,
+        })
     });
     if let Ok(mut slot) = raised.lock()
         && let Some(error) = slot.take()
@@ -58,7 +62,9 @@ pub(crate) fn call_fetch(
     let cell = Cell::new();
     let id = {
         let sent = Sent::new(data, buffers, &refs)?;
-        sending(py, &sent, |payload| node.call_fetch(pid, payload, Wake::Cell(cell.clone())))?
+        sending(py, &sent, |payload| {
+            node.call_fetch(pid, payload, Wake::Cell(cell.clone()))
+        })?
     };
     match wait(py, cell.clone(), || cell.wait(node, None, true)) {
         Ok(answer) => outcome(py, answer),

@@ -17,7 +17,9 @@ pub(crate) fn exited(py: Python<'_>, pid: u32, reason: &str) -> PyErr {
 
 pub(crate) fn call_failed(py: Python<'_>, failed: CallFailed) -> PyErr {
     match failed {
-        CallFailed::NoSuchProcess(pid) => PyValueError::new_err(format!("there is no process {pid} in this cluster")),
+        CallFailed::NoSuchProcess(pid) => {
+            PyValueError::new_err(format!("there is no process {pid} in this cluster"))
+        }
         CallFailed::Exited(pid, reason) => exited(py, pid, &reason),
         CallFailed::Signal => match py.check_signals() {
             Err(error) => error,

@@ -87,8 +87,13 @@ impl Executor {
                 ("call", lonely, what.into_pyobject(py)?.into_any().unbind())
             }
             Item::Local(id) => ("local", lonely, id.into_pyobject(py)?.into_any().unbind()),
-            Item::Export(id) => ("export", lonely, (id.whence, id.id).into_pyobject(py)?.into_any().unbind()),
+            Item::Export(id) => (
+                "export",
+                lonely,
+                (id.whence, id.id).into_pyobject(py)?.into_any().unbind(),
+            ),
             Item::Interrupt(which) => ("interrupt", lonely, which.into_pyobject(py)?.into_any().unbind()),
+            Item::Note(text) => ("note", lonely, text.into_pyobject(py)?.into_any().unbind()),
             Item::Exit => ("exit", lonely, none),
             Item::Stop => ("stop", lonely, none),
         })

@@ -28,14 +28,21 @@ pub(crate) fn node() -> PyResult<&'static Arc<Node>> {
         ));
     }
     if CLOSED.load(Ordering::Relaxed) {
-        return Err(PyRuntimeError::new_err("pydist has been shut down in this process"));
+        return Err(PyRuntimeError::new_err(
+            "pydist has been shut down in this process",
+        ));
     }
-    NODE.get().ok_or_else(|| PyRuntimeError::new_err("pydist has not been started in this process"))
+    NODE.get()
+        .ok_or_else(|| PyRuntimeError::new_err("pydist has not been started in this process"))
 }
 
 /// The node for finalizers, which do nothing in a forked child or after the end.
 pub(crate) fn node_for_drop() -> Option<&'static Arc<Node>> {
-    if FORKED.load(Ordering::Relaxed) { None } else { NODE.get() }
+    if FORKED.load(Ordering::Relaxed) {
+        None
+    } else {
+        NODE.get()
+    }
 }
 
 /// Runs something without the interpreter.
@@ -80,20 +87,38 @@ pub(crate) fn start(
 ) -> PyResult<()> {
     if FORKED.load(Ordering::Relaxed) || NODE.get().is_some() {
         node()?;
-        return Err(PyRuntimeError::new_err("pydist has been started in this process already"));
+        return Err(PyRuntimeError::new_err(
+            "pydist has been started in this process already",
+        ));
     }
     let cookie = Cookie::new(cookie).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    let me = Member { pid, ospid, address, inst, host };
+    let me = Member {
+        pid,
+        ospid,
+        address,
+        inst,
+        host,
+    };
     let versions = Versions { python, package };
-    let config = Config { me, cookie, cluster, versions, allow_python_mismatch, message_max };
+    let config = Config {
+        me,
+        cookie,
+        cluster,
+        versions,
+        allow_python_mismatch,
+        message_max,
+    };
     let started = Node::start(config).map_err(|error| errors::node_error(&error))?;
-    NODE.set(started).map_err(|_| PyRuntimeError::new_err("pydist has been started in this process already"))
+    NODE.set(started)
+        .map_err(|_| PyRuntimeError::new_err("pydist has been started in this process already"))
 }
 
 /// Binds the listener, and returns the address that others dial.
 #[pyfunction]
 pub(crate) fn listen(address: &str) -> PyResult<String> {
-    node()?.listen(address).map_err(|error| errors::node_error(&error))
+    node()?
+        .listen(address)
+        .map_err(|error| errors::node_error(&error))
 }
 
 /// Dials process 1.
@@ -120,7 +145,13 @@ pub(crate) fn announce_ready() -> PyResult<()> {
 /// Announces a worker that is going to dial in.
 #[pyfunction]
 pub(crate) fn expect_worker(pid: u32, address: String, inst: [u8; 16], host: String) -> PyResult<()> {
-    node()?.expect_worker(Member { pid, ospid: 0, address, inst, host });
+    node()?.expect_worker(Member {
+        pid,
+        ospid: 0,
+        address,
+        inst,
+        host,
+    });
     Ok(())
 }
 
@@ -159,13 +190,19 @@ pub(crate) fn me() -> PyResult<u32> {
 /// The members: id, the system's id and host of each.
 #[pyfunction]
 pub(crate) fn members() -> PyResult<Vec<(u32, u32, String)>> {
-    Ok(node()?.members().into_iter().map(|m| (m.pid, m.ospid, m.host)).collect())
+    Ok(node()?
+        .members()
+        .into_iter()
+        .map(|m| (m.pid, m.ospid, m.host))
+        .collect())
 }
 
 /// Raises unless a process can be called.
 #[pyfunction]
 pub(crate) fn check_pid(py: Python<'_>, pid: u32) -> PyResult<()> {
-    node()?.check_pid(pid).map_err(|error| errors::call_failed(py, error.into()))
+    node()?
+        .check_pid(pid)
+        .map_err(|error| errors::call_failed(py, error.into()))
 }
 
 /// Asks a worker to end.
@@ -216,12 +253,6 @@ pub(crate) fn calls_queued() -> PyResult<usize> {
     Ok(node()?.calls_queued())
 }
 
-/// Takes what the core has to say to the log.
-#[pyfunction]
-pub(crate) fn take_notes() -> PyResult<Vec<String>> {
-    Ok(node()?.take_notes())
-}
-
 /// Whether the node of this process runs.
 #[pyfunction]
 pub(crate) fn is_running() -> bool {
@@ -259,5 +290,7 @@ pub(crate) fn die_with_parent(parent: i32, parent_ospid: i32) -> PyResult<()> {
     if parent_ospid != 0 && unsafe { libc::getppid() } != parent_ospid {
         node()?.die();
     }
-    node()?.watch_parent(pipe).map_err(|error| errors::node_error(&error))
+    node()?
+        .watch_parent(pipe)
+        .map_err(|error| errors::node_error(&error))
 }

@@ -56,7 +56,11 @@ pub(crate) fn parts(py: Python<'_>, body: Body) -> PyResult<Parts> {
     for segment in segments {
         buffers.append(Py::new(py, Buffer::new(segment))?)?;
     }
-    let hold = if body.refs.is_empty() { None } else { Some(Py::new(py, Hold { refs: body.refs })?) };
+    let hold = if body.refs.is_empty() {
+        None
+    } else {
+        Some(Py::new(py, Hold { refs: body.refs })?)
+    };
     Ok((data, buffers.unbind(), hold))
 }
 
@@ -73,8 +77,16 @@ pub(crate) fn outcome_object(py: Python<'_>, outcome: record::Outcome) -> PyResu
     let (status, pid) = (outcome.status as u32, outcome.pid);
     let body = match Arc::try_unwrap(outcome.body) {
         Ok(body) => body,
-        Err(shared) => shared.try_clone().map_err(|error| PyMemoryError::new_err(error.to_string()))?,
+        Err(shared) => shared
+            .try_clone()
+            .map_err(|error| PyMemoryError::new_err(error.to_string()))?,
     };
     let (data, buffers, hold) = parts(py, body)?;
-    Ok(Outcome { status, pid, data, buffers, hold })
+    Ok(Outcome {
+        status,
+        pid,
+        data,
+        buffers,
+        hold,
+    })
 }

@@ -17,8 +17,14 @@ pub(crate) struct Queue {
     pub(crate) inner: Arc<waiter::Queue>,
 }
 
-fn convert(py: Python<'_>, ready: Vec<(u64, pydist_proto::record::Outcome)>) -> PyResult<Vec<(u64, Outcome)>> {
-    ready.into_iter().map(|(key, outcome)| Ok((key, outcome_object(py, outcome)?))).collect()
+fn convert(
+    py: Python<'_>,
+    ready: Vec<(u64, pydist_proto::record::Outcome)>,
+) -> PyResult<Vec<(u64, Outcome)>> {
+    ready
+        .into_iter()
+        .map(|(key, outcome)| Ok((key, outcome_object(py, outcome)?)))
+        .collect()
 }
 
 #[pymethods]
@@ -56,6 +62,8 @@ impl Queue {
 
     /// The descriptor that is readable while there are outcomes.
     fn fileno(&self) -> PyResult<RawFd> {
-        self.inner.descriptor().ok_or_else(|| PyValueError::new_err("the queue is not pollable"))
+        self.inner
+            .descriptor()
+            .ok_or_else(|| PyValueError::new_err("the queue is not pollable"))
     }
 }

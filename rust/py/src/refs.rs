@@ -33,7 +33,9 @@ impl Drop for Ref {
 impl Ref {
     /// Wraps a handle that the machine has counted already.
     pub(crate) fn held(owner: ProcId, id: RefId) -> Ref {
-        Ref { target: RemoteRef { owner, id } }
+        Ref {
+            target: RemoteRef { owner, id },
+        }
     }
 
     fn await_watch(&self, py: Python<'_>, want: Want, timeout: Option<f64>) -> PyResult<record::Outcome> {
@@ -65,12 +67,7 @@ impl Ref {
         }
     }
 
-    fn operation(
-        &self,
-        py: Python<'_>,
-        op: RefOp,
-        sent: &Sent,
-    ) -> PyResult<record::Outcome> {
+    fn operation(&self, py: Python<'_>, op: RefOp, sent: &Sent) -> PyResult<record::Outcome> {
         let node = node()?;
         let cell = Cell::new();
         let wake = Wake::Cell(cell.clone());
@@ -220,7 +217,9 @@ impl Ref {
 /// Makes an empty future on a process.
 #[pyfunction]
 pub(crate) fn create_future(py: Python<'_>, owner: u32) -> PyResult<Ref> {
-    let id = node()?.create_future(owner).map_err(|failed| errors::call_failed(py, failed))?;
+    let id = node()?
+        .create_future(owner)
+        .map_err(|failed| errors::call_failed(py, failed))?;
     Ok(Ref::held(owner, id))
 }
 
@@ -258,6 +257,8 @@ pub(crate) fn value_or_error(status: u32) -> PyResult<Status> {
     match status {
         0 => Ok(Status::Value),
         1 => Ok(Status::Error),
-        other => Err(PyRuntimeError::new_err(format!("{other} is no status of a value"))),
+        other => Err(PyRuntimeError::new_err(format!(
+            "{other} is no status of a value"
+        ))),
     }
 }

@@ -31,10 +31,14 @@ pub(crate) enum Ended {
 pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     let Some(seconds) = timeout else { return Ok(None) };
     if seconds.is_nan() {
-        return Err(PyValueError::new_err("timeout must be a number of seconds, not NaN"));
+        return Err(PyValueError::new_err(
+            "timeout must be a number of seconds, not NaN",
+        ));
     }
     let seconds = seconds.max(0.0);
-    Ok(Duration::try_from_secs_f64(seconds).ok().and_then(|d| Instant::now().checked_add(d)))
+    Ok(Duration::try_from_secs_f64(seconds)
+        .ok()
+        .and_then(|d| Instant::now().checked_add(d)))
 }
 
 /// Waits without the interpreter until `attempt` gives a result; runs signal handlers in between.
@@ -64,7 +68,10 @@ pub(crate) fn wait<T: Send>(
             Err(Parked::TimedOut) => return Err(Ended::TimedOut),
             Err(_) => py.check_signals().map_err(Ended::Raised)?,
         }
-        if executor.as_ref().is_some_and(|executor| executor.take_interrupt()) {
+        if executor
+            .as_ref()
+            .is_some_and(|executor| executor.take_interrupt())
+        {
             return Err(Ended::Raised(PyKeyboardInterrupt::new_err(())));
         }
     }
