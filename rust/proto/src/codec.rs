@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::body::{Body, Segment};
 use crate::error::ProtocolError;
 use crate::frame::{
-    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, PREFIX, STREAMED, STREAMS_MAX, decode_ref, kind, u16_at, u32_at,
-    u64_at,
+    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, PREFIX, STREAMED, STREAMS_MAX, decode_ref, kind,
+    u16_at, u32_at, u64_at,
 };
 use crate::handshake::Authenticated;
 use crate::ids::RefId;
@@ -31,8 +31,17 @@ struct Partial {
 impl Partial {
     fn new(header: Header, refs: Vec<crate::ids::RemoteRef>, lengths: Vec<u64>) -> Partial {
         let missing = lengths.iter().sum();
-        let body = Body { refs, segments: Vec::with_capacity(lengths.len()) };
-        Partial { header, body, lengths, filled: 0, missing }
+        let body = Body {
+            refs,
+            segments: Vec::with_capacity(lengths.len()),
+        };
+        Partial {
+            header,
+            body,
+            lengths,
+            filled: 0,
+            missing,
+        }
     }
 
     /// The part of the current segment that is still empty; the segment is allocated when it is reached.
@@ -41,7 +50,9 @@ impl Partial {
         if full {
             while let Some(&len) = self.lengths.get(self.body.segments.len()) {
                 let size = usize::try_from(len).map_err(|_| ProtocolError::NoMemory(len))?;
-                self.body.segments.push(Segment::zeroed(size).map_err(|_| ProtocolError::NoMemory(len))?);
+                self.body
+                    .segments
+                    .push(Segment::zeroed(size).map_err(|_| ProtocolError::NoMemory(len))?);
                 self.filled = 0;
                 if len > 0 {
                     break;
@@ -49,7 +60,12 @@ impl Partial {
             }
         }
         let filled = self.filled;
-        Ok(self.body.segments.last_mut().map(|s| &mut s.as_mut_slice()[filled..]).unwrap_or_default())
+        Ok(self
+            .body
+            .segments
+            .last_mut()
+            .map(|s| &mut s.as_mut_slice()[filled..])
+            .unwrap_or_default())
     }
 
     fn filled(&mut self, n: usize) {
@@ -116,13 +132,19 @@ impl Decoder {
             && self.start == self.end
             && left >= DIRECT_FROM
         {
-            let partial = self.streams.get_mut(&stream).ok_or(ProtocolError::UnknownStream(stream))?;
+            let partial = self
+                .streams
+                .get_mut(&stream)
+                .ok_or(ProtocolError::UnknownStream(stream))?;
             let room = partial.room()?;
             if room.len() >= DIRECT_FROM {
                 self.direct = true;
                 let n = room.len().min(left);
                 // Reborrowed: the borrow checker does not see that this branch returns.
-                let partial = self.streams.get_mut(&stream).ok_or(ProtocolError::UnknownStream(stream))?;
+                let partial = self
+                    .streams
+                    .get_mut(&stream)
+                    .ok_or(ProtocolError::UnknownStream(stream))?;
                 return Ok(&mut partial.room()?[..n]);
             }
         }
@@ -209,7 +231,11 @@ impl Decoder {
         };
         if flags & ABORTED != 0 {
             self.streams.remove(&stream);
-            return if len == 0 { Ok(()) } else { Err(ProtocolError::ChunkOverrun(len, 0)) };
+            return if len == 0 {
+                Ok(())
+            } else {
+                Err(ProtocolError::ChunkOverrun(len, 0))
+            };
         }
         if len > CHUNK_MAX {
             return Err(ProtocolError::FrameTooLarge(len as u64, CHUNK_MAX as u64));
@@ -223,7 +249,10 @@ impl Decoder {
 
     /// Moves staged bytes into the stream; true once the chunk is whole.
     fn fill_chunk(&mut self, stream: u16, mut left: usize) -> Result<bool, ProtocolError> {
-        let partial = self.streams.get_mut(&stream).ok_or(ProtocolError::UnknownStream(stream))?;
+        let partial = self
+            .streams
+            .get_mut(&stream)
+            .ok_or(ProtocolError::UnknownStream(stream))?;
         while left > 0 && self.start < self.end {
             let room = partial.room()?;
             let n = room.len().min(left).min(self.end - self.start);
@@ -254,8 +283,13 @@ impl Decoder {
         if frame.len() < HEADER {
             return Err(ProtocolError::Truncated("header"));
         }
-        let header =
-            Header { kind, id: u64_at(frame, 8), a: u64_at(frame, 16), b: u32_at(frame, 24), c: u32_at(frame, 28) };
+        let header = Header {
+            kind,
+            id: u64_at(frame, 8),
+            a: u64_at(frame, 16),
+            b: u32_at(frame, 24),
+            c: u32_at(frame, 28),
+        };
         let (nseg, nrefs) = (u32_at(frame, 32) as usize, u32_at(frame, 36) as usize);
         let tables = nseg
             .checked_mul(8)
@@ -265,11 +299,16 @@ impl Decoder {
             return Err(ProtocolError::Truncated("tables"));
         }
         let lengths: Vec<u64> = (0..nseg).map(|i| u64_at(frame, HEADER + 8 * i)).collect();
-        let total = lengths.iter().try_fold(0u64, |sum, &len| sum.checked_add(len)).unwrap_or(u64::MAX);
+        let total = lengths
+            .iter()
+            .try_fold(0u64, |sum, &len| sum.checked_add(len))
+            .unwrap_or(u64::MAX);
         if total > self.message_max {
             return Err(ProtocolError::MessageTooLarge(total, self.message_max));
         }
-        let refs = (0..nrefs).map(|i| decode_ref(frame, HEADER + 8 * nseg + 16 * i)).collect();
+        let refs = (0..nrefs)
+            .map(|i| decode_ref(frame, HEADER + 8 * nseg + 16 * i))
+            .collect();
         if flags & STREAMED != 0 {
             if frame.len() != HEADER + tables || total == 0 {
                 return Err(ProtocolError::Truncated("stream head"));
@@ -300,16 +339,39 @@ impl Decoder {
 fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
     let Header { id, a, b, c, .. } = header;
     Ok(match header.kind {
-        kind::CALL => Message::Call { id, mode: call_mode(b)?, body },
-        kind::RESULT => Message::Result { id, status: status(b)?, body: Arc::new(body) },
+        kind::CALL => Message::Call {
+            id,
+            mode: call_mode(b)?,
+            body,
+        },
+        kind::RESULT => Message::Result {
+            id,
+            status: status(b)?,
+            body: Arc::new(body),
+        },
         kind::DONE => Message::Done { id },
-        kind::REF_OP => Message::RefOp { req: id, op: ref_op(c)?, target: RefId { whence: b, id: a }, body },
-        kind::WITHDRAW => Message::Withdraw { req: id, target: RefId { whence: b, id: a } },
-        kind::REFS => Message::Refs { deltas: deltas(&body)? },
+        kind::REF_OP => Message::RefOp {
+            req: id,
+            op: ref_op(c)?,
+            target: RefId { whence: b, id: a },
+            body,
+        },
+        kind::WITHDRAW => Message::Withdraw {
+            req: id,
+            target: RefId { whence: b, id: a },
+        },
+        kind::REFS => Message::Refs {
+            deltas: deltas(&body)?,
+        },
         kind::INTERRUPT => Message::Interrupt,
         kind::EXIT => Message::Exit,
-        kind::JOIN => Message::Join { member: member(id as u32, b, &body)? },
-        kind::LEAVE => Message::Leave { pid: id as u32, reason: body.text() },
+        kind::JOIN => Message::Join {
+            member: member(id as u32, b, &body)?,
+        },
+        kind::LEAVE => Message::Leave {
+            pid: id as u32,
+            reason: body.text(),
+        },
         kind::READY => Message::Ready,
         kind::PING => Message::Ping { tick: id },
         kind::PONG => Message::Pong { tick: id },
@@ -342,13 +404,16 @@ fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
 
 fn deltas(body: &Body) -> Result<Vec<RefDelta>, ProtocolError> {
     let bytes = body.segments.first().map(Segment::as_slice).unwrap_or_default();
-    if bytes.len() % DELTA != 0 {
+    if !bytes.len().is_multiple_of(DELTA) {
         return Err(ProtocolError::Truncated("reference counts"));
     }
     Ok(bytes
         .chunks_exact(DELTA)
         .map(|d| RefDelta {
-            id: RefId { whence: u32_at(d, 0), id: u64_at(d, 4) },
+            id: RefId {
+                whence: u32_at(d, 0),
+                id: u64_at(d, 4),
+            },
             holder: u32_at(d, 12),
             giver: u32_at(d, 16),
             delta: u32_at(d, 20).cast_signed(),
@@ -367,7 +432,10 @@ fn member(pid: u32, ospid: u32, body: &Body) -> Result<Member, ProtocolError> {
         pid,
         ospid,
         address: text(address)?,
-        inst: inst.as_slice().try_into().map_err(|_| ProtocolError::Truncated("instance tag"))?,
+        inst: inst
+            .as_slice()
+            .try_into()
+            .map_err(|_| ProtocolError::Truncated("instance tag"))?,
         host: text(host)?,
     })
 }

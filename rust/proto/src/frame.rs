@@ -63,17 +63,33 @@ pub struct Header {
 impl Header {
     /// The header of a call.
     pub fn call(id: u64, mode: crate::message::CallMode) -> Header {
-        Header { kind: kind::CALL, id, b: mode as u32, ..Header::default() }
+        Header {
+            kind: kind::CALL,
+            id,
+            b: mode as u32,
+            ..Header::default()
+        }
     }
 
     /// The header of a call's or an operation's answer.
     pub fn result(id: u64, status: Status) -> Header {
-        Header { kind: kind::RESULT, id, b: status as u32, ..Header::default() }
+        Header {
+            kind: kind::RESULT,
+            id,
+            b: status as u32,
+            ..Header::default()
+        }
     }
 
     /// The header of an operation on a reference.
     pub fn ref_op(req: u64, op: RefOp, target: RefId) -> Header {
-        Header { kind: kind::REF_OP, id: req, a: target.id, b: target.whence, c: op as u32 }
+        Header {
+            kind: kind::REF_OP,
+            id: req,
+            a: target.id,
+            b: target.whence,
+            c: op as u32,
+        }
     }
 }
 
@@ -163,37 +179,79 @@ impl EncodedBody {
 
 /// Splits a message into its header and body.
 pub fn encode(message: Message) -> Encoded {
-    let bare = |kind, id| (Header { kind, id, ..Header::default() }, Body::default());
+    let bare = |kind, id| {
+        (
+            Header {
+                kind,
+                id,
+                ..Header::default()
+            },
+            Body::default(),
+        )
+    };
     let (header, body) = match message {
         Message::Call { id, mode, body } => (Header::call(id, mode), body),
         Message::Result { id, status, body } => {
-            return Encoded { header: Header::result(id, status), body: EncodedBody::Shared(body) };
+            return Encoded {
+                header: Header::result(id, status),
+                body: EncodedBody::Shared(body),
+            };
         }
-        Message::RefOp { req, op, target, body } => (Header::ref_op(req, op, target), body),
+        Message::RefOp {
+            req,
+            op,
+            target,
+            body,
+        } => (Header::ref_op(req, op, target), body),
         Message::Done { id } => bare(kind::DONE, id),
         Message::Withdraw { req, target } => (
-            Header { kind: kind::WITHDRAW, id: req, a: target.id, b: target.whence, c: 0 },
+            Header {
+                kind: kind::WITHDRAW,
+                id: req,
+                a: target.id,
+                b: target.whence,
+                c: 0,
+            },
             Body::default(),
         ),
         Message::Refs { deltas } => (
-            Header { kind: kind::REFS, id: deltas.len() as u64, ..Header::default() },
+            Header {
+                kind: kind::REFS,
+                id: deltas.len() as u64,
+                ..Header::default()
+            },
             Body::of_bytes(encode_deltas(&deltas)),
         ),
         Message::Interrupt => bare(kind::INTERRUPT, 0),
         Message::Exit => bare(kind::EXIT, 0),
         Message::Join { member } => (
-            Header { kind: kind::JOIN, id: u64::from(member.pid), b: member.ospid, ..Header::default() },
-            Body { refs: Vec::new(), segments: encode_member(member) },
+            Header {
+                kind: kind::JOIN,
+                id: u64::from(member.pid),
+                b: member.ospid,
+                ..Header::default()
+            },
+            Body {
+                refs: Vec::new(),
+                segments: encode_member(member),
+            },
         ),
         Message::Leave { pid, reason } => (
-            Header { kind: kind::LEAVE, id: u64::from(pid), ..Header::default() },
+            Header {
+                kind: kind::LEAVE,
+                id: u64::from(pid),
+                ..Header::default()
+            },
             Body::of_bytes(reason.into_bytes()),
         ),
         Message::Ready => bare(kind::READY, 0),
         Message::Ping { tick } => bare(kind::PING, tick),
         Message::Pong { tick } => bare(kind::PONG, tick),
     };
-    Encoded { header, body: EncodedBody::Own(body) }
+    Encoded {
+        header,
+        body: EncodedBody::Own(body),
+    }
 }
 
 fn encode_deltas(deltas: &[RefDelta]) -> Vec<u8> {
@@ -238,6 +296,9 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
 pub(crate) fn decode_ref(bytes: &[u8], at: usize) -> RemoteRef {
     RemoteRef {
         owner: u32_at(bytes, at) as ProcId,
-        id: RefId { whence: u32_at(bytes, at + 4), id: u64_at(bytes, at + 8) },
+        id: RefId {
+            whence: u32_at(bytes, at + 4),
+            id: u64_at(bytes, at + 8),
+        },
     }
 }

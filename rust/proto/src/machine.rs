@@ -186,7 +186,13 @@ impl<W> Machine<W> {
     pub fn open_fetch(&mut self, pid: ProcId, refs: &[RemoteRef], wake: W) -> Result<u64, CallError> {
         self.check_pid(pid)?;
         let id = self.fresh_id();
-        self.outstanding.insert(id, Outstanding { pid, expect: Expect::Call(wake) });
+        self.outstanding.insert(
+            id,
+            Outstanding {
+                pid,
+                expect: Expect::Call(wake),
+            },
+        );
         self.share_refs(pid, refs);
         Ok(id)
     }
@@ -194,8 +200,17 @@ impl<W> Machine<W> {
     /// Opens a call whose value stays there; the caller sends the frame and has one handle of the future.
     pub fn open_future(&mut self, pid: ProcId, refs: &[RemoteRef]) -> Result<RefId, CallError> {
         self.check_pid(pid)?;
-        let id = RefId { whence: self.me, id: self.fresh_id() };
-        self.outstanding.insert(id.id, Outstanding { pid, expect: Expect::Future(id) });
+        let id = RefId {
+            whence: self.me,
+            id: self.fresh_id(),
+        };
+        self.outstanding.insert(
+            id.id,
+            Outstanding {
+                pid,
+                expect: Expect::Future(id),
+            },
+        );
         let mut record = Record::new(pid);
         record.local = 1;
         record.receive(self.me);
@@ -240,7 +255,8 @@ impl<W> Machine<W> {
     ///
     /// The caller of this method sends the result.
     pub fn finish(&mut self, src: ProcId, id: u64, refs: &[RemoteRef]) -> bool {
-        let wanted = self.running.remove(&(src, id)) != Some(Run::Cancelled) && !self.departed.contains_key(&src);
+        let wanted =
+            self.running.remove(&(src, id)) != Some(Run::Cancelled) && !self.departed.contains_key(&src);
         if wanted {
             self.share_refs(src, refs);
         }
@@ -256,7 +272,14 @@ impl<W> Machine<W> {
         let pending = self.records.get(&reference).is_some_and(|r| !r.is_set());
         if !cancelled && pending {
             self.keep_refs(&body.refs);
-            self.set(reference, Outcome { status, body: Arc::new(body), pid: self.me });
+            self.set(
+                reference,
+                Outcome {
+                    status,
+                    body: Arc::new(body),
+                    pid: self.me,
+                },
+            );
         }
     }
 
@@ -268,10 +291,23 @@ impl<W> Machine<W> {
         match message {
             Message::Call { id, mode, body } => self.handle_call(from, id, mode, body),
             Message::Result { id, status, body } => {
-                self.handle_result(from, id, Outcome { status, body, pid: from });
+                self.handle_result(
+                    from,
+                    id,
+                    Outcome {
+                        status,
+                        body,
+                        pid: from,
+                    },
+                );
             }
             Message::Done { id } => self.handle_done(from, id),
-            Message::RefOp { req, op, target, body } => self.handle_ref_op(from, req, op, target, body),
+            Message::RefOp {
+                req,
+                op,
+                target,
+                body,
+            } => self.handle_ref_op(from, req, op, target, body),
             Message::Withdraw { req, target } => self.handle_withdraw(from, req, target),
             Message::Refs { deltas } => self.handle_deltas(&deltas),
             Message::Interrupt => self.outputs.push(Output::InterruptAll),
@@ -288,13 +324,19 @@ impl<W> Machine<W> {
         self.receive_refs(src, &body.refs);
         if mode == CallMode::Future {
             let me = self.me;
-            let record = self.records.entry(RefId { whence: src, id }).or_insert_with(|| Record::new(me));
+            let record = self
+                .records
+                .entry(RefId { whence: src, id })
+                .or_insert_with(|| Record::new(me));
             record.created = true;
             record.call = true;
             record.count(src, src, 1, i32::MIN);
+            // Another holder may have set the value before the call came.
+            self.tell_caller(RefId { whence: src, id });
         }
         self.running.insert((src, id), Run::Queued);
-        self.outputs.push(Output::Deliver(Incoming { src, id, mode, body }));
+        self.outputs
+            .push(Output::Deliver(Incoming { src, id, mode, body }));
         if mode == CallMode::Future {
             self.free_if_unused(RefId { whence: src, id });
         }
@@ -332,7 +374,13 @@ impl<W> Machine<W> {
     pub fn open_op(&mut self, target: RemoteRef, refs: &[RemoteRef], wake: W) -> Result<u64, CallError> {
         self.check_pid(target.owner)?;
         let req = self.fresh_id();
-        self.outstanding.insert(req, Outstanding { pid: target.owner, expect: Expect::Op(wake) });
+        self.outstanding.insert(
+            req,
+            Outstanding {
+                pid: target.owner,
+                expect: Expect::Op(wake),
+            },
+        );
         self.share_refs(target.owner, refs);
         Ok(req)
     }
@@ -340,7 +388,15 @@ impl<W> Machine<W> {
     fn ask(&mut self, owner: ProcId, op: RefOp, target: RefId, expect: Expect<W>) -> u64 {
         let req = self.fresh_id();
         self.outstanding.insert(req, Outstanding { pid: owner, expect });
-        self.send(owner, Message::RefOp { req, op, target, body: Body::default() });
+        self.send(
+            owner,
+            Message::RefOp {
+                req,
+                op,
+                target,
+                body: Body::default(),
+            },
+        );
         req
     }
 
@@ -349,7 +405,14 @@ impl<W> Machine<W> {
     }
 
     fn answer(&mut self, pid: ProcId, req: u64, status: Status) {
-        self.send(pid, Message::Result { id: req, status, body: Arc::default() });
+        self.send(
+            pid,
+            Message::Result {
+                id: req,
+                status,
+                body: Arc::default(),
+            },
+        );
     }
 
     fn wake(&mut self, waiter: Waiter<W>, outcome: &Outcome) {
@@ -367,7 +430,14 @@ impl<W> Machine<W> {
             Waiter::Remote { pid, req, want } => {
                 let outcome = short(want);
                 self.share_refs(pid, &outcome.body.refs);
-                self.send(pid, Message::Result { id: req, status: outcome.status, body: outcome.body });
+                self.send(
+                    pid,
+                    Message::Result {
+                        id: req,
+                        status: outcome.status,
+                        body: outcome.body,
+                    },
+                );
             }
         }
     }
@@ -376,4 +446,3 @@ impl<W> Machine<W> {
         self.records.get(&reference).map(|r| &r.state)
     }
 }
-impl<W: std::fmt::Debug> Machine<W> { pub fn dump(&self) { for (id, r) in &self.records { eprintln!("  {} has {id:?}: {r:?}", self.me); } eprintln!("out {:?} run {:?}", self.outstanding, self.running); } }

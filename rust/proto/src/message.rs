@@ -85,20 +85,49 @@ pub struct Member {
 /// A message between two processes.
 #[derive(Debug)]
 pub enum Message {
-    Call { id: u64, mode: CallMode, body: Body },
-    Result { id: u64, status: Status, body: Arc<Body> },
+    Call {
+        id: u64,
+        mode: CallMode,
+        body: Body,
+    },
+    Result {
+        id: u64,
+        status: Status,
+        body: Arc<Body>,
+    },
     /// The call behind a future has ended; its value stays where it ran.
-    Done { id: u64 },
-    RefOp { req: u64, op: RefOp, target: RefId, body: Body },
+    Done {
+        id: u64,
+    },
+    RefOp {
+        req: u64,
+        op: RefOp,
+        target: RefId,
+        body: Body,
+    },
     /// Takes back an operation that still waits.
-    Withdraw { req: u64, target: RefId },
-    Refs { deltas: Vec<RefDelta> },
+    Withdraw {
+        req: u64,
+        target: RefId,
+    },
+    Refs {
+        deltas: Vec<RefDelta>,
+    },
     Interrupt,
     Exit,
-    Join { member: Member },
-    Leave { pid: ProcId, reason: String },
+    Join {
+        member: Member,
+    },
+    Leave {
+        pid: ProcId,
+        reason: String,
+    },
     /// A worker tells that it answers calls from now on.
     Ready,
-    Ping { tick: u64 },
-    Pong { tick: u64 },
+    Ping {
+        tick: u64,
+    },
+    Pong {
+        tick: u64,
+    },
 }

@@ -18,11 +18,24 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn bare(status: Status, pid: ProcId) -> Outcome {
-        Outcome { status, body: Arc::default(), pid }
+        Outcome {
+            status,
+            body: Arc::default(),
+            pid,
+        }
+    }
+
+    /// Whether a Python object that is woken with it keeps it.
+    pub fn is_value(&self) -> bool {
+        matches!(self.status, Status::Value | Status::Error | Status::Cancelled)
     }
 
     pub fn exited(pid: ProcId, reason: &str) -> Outcome {
-        Outcome { status: Status::Exited, body: Arc::new(Body::of_bytes(reason.as_bytes().to_vec())), pid }
+        Outcome {
+            status: Status::Exited,
+            body: Arc::new(Body::of_bytes(reason.as_bytes().to_vec())),
+            pid,
+        }
     }
 }
 
@@ -127,7 +140,9 @@ impl<W> Record<W> {
     }
 
     pub fn held_by(&self, holder: ProcId) -> bool {
-        self.holders.iter().any(|((h, _), count)| *h == holder && *count > 0)
+        self.holders
+            .iter()
+            .any(|((h, _), count)| *h == holder && *count > 0)
     }
 
     /// The owner counts one hold more for this process.

@@ -23,7 +23,11 @@ fn run(seed: u64, kills: bool) -> (usize, usize) {
 }
 
 fn run_all(kills: bool) {
-    let variable = |name| std::env::var(name).ok().and_then(|s: String| s.parse::<u64>().ok());
+    let variable = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|s: String| s.parse::<u64>().ok())
+    };
     let seeds = match variable("PYDIST_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..variable("PYDIST_SIM_SEEDS").unwrap_or(SEEDS),

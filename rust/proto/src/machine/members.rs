@@ -25,9 +25,19 @@ impl<W> Machine<W> {
         }
         if self.me == HEAD {
             for other in self.members.values() {
-                self.outputs.push(Output::Send(pid, Message::Join { member: other.clone() }));
+                self.outputs.push(Output::Send(
+                    pid,
+                    Message::Join {
+                        member: other.clone(),
+                    },
+                ));
                 if other.pid != HEAD {
-                    self.outputs.push(Output::Send(other.pid, Message::Join { member: member.clone() }));
+                    self.outputs.push(Output::Send(
+                        other.pid,
+                        Message::Join {
+                            member: member.clone(),
+                        },
+                    ));
                 }
             }
         }
@@ -40,7 +50,10 @@ impl<W> Machine<W> {
         if self.departed.contains_key(&pid) {
             return false;
         }
-        self.members.entry(pid).or_insert_with(|| Member { pid, ..Member::default() });
+        self.members.entry(pid).or_insert_with(|| Member {
+            pid,
+            ..Member::default()
+        });
         true
     }
 
@@ -53,7 +66,13 @@ impl<W> Machine<W> {
         if self.me == HEAD {
             let others: Vec<ProcId> = self.members.keys().copied().filter(|p| *p != HEAD).collect();
             for other in others {
-                self.send(other, Message::Leave { pid, reason: reason.to_owned() });
+                self.send(
+                    other,
+                    Message::Leave {
+                        pid,
+                        reason: reason.to_owned(),
+                    },
+                );
             }
         }
         self.outputs.push(Output::Left(pid));
@@ -66,15 +85,21 @@ impl<W> Machine<W> {
     }
 
     fn fail_outstanding(&mut self, pid: ProcId, outcome: &Outcome) {
-        let mut ids: Vec<u64> =
-            self.outstanding.iter().filter(|(_, o)| o.pid == pid).map(|(id, _)| *id).collect();
+        let mut ids: Vec<u64> = self
+            .outstanding
+            .iter()
+            .filter(|(_, o)| o.pid == pid)
+            .map(|(id, _)| *id)
+            .collect();
         ids.sort_unstable();
         for id in ids {
             match self.outstanding.remove(&id).map(|o| o.expect) {
                 Some(Expect::Call(wake) | Expect::Op(wake)) => {
                     self.outputs.push(Output::Wake(wake, outcome.clone()));
                 }
-                Some(Expect::Future(r) | Expect::Value(r) | Expect::Ready(r)) => self.settle(r, outcome.clone()),
+                Some(Expect::Future(r) | Expect::Value(r) | Expect::Ready(r)) => {
+                    self.settle(r, outcome.clone())
+                }
                 Some(Expect::Nothing) | None => {}
             }
         }
@@ -95,6 +120,11 @@ impl<W> Machine<W> {
         lost.sort_unstable();
         for id in lost {
             self.settle(id, outcome.clone());
+            if let Some(record) = self.records.get_mut(&id)
+                && !record.created
+            {
+                record.holders.clear();
+            }
             self.free_if_unused(id);
         }
     }
@@ -106,7 +136,9 @@ impl<W> Machine<W> {
         let mut ids = Vec::new();
         let mut doubtful = Vec::new();
         for (id, record) in &mut self.records {
-            record.waiters.retain(|w| !matches!(w, Waiter::Remote { pid: p, .. } if *p == pid));
+            record
+                .waiters
+                .retain(|w| !matches!(w, Waiter::Remote { pid: p, .. } if *p == pid));
             let before = record.holders.len();
             record.holders.retain(|(holder, giver), count| {
                 *holder != pid && (*giver != pid || (*holder != me && *count > 0))
@@ -124,7 +156,15 @@ impl<W> Machine<W> {
         doubtful.sort_unstable();
         for (holder, target) in doubtful {
             let body = Body::default();
-            self.send(holder, Message::RefOp { req: u64::from(pid), op: RefOp::Recount, target, body });
+            self.send(
+                holder,
+                Message::RefOp {
+                    req: u64::from(pid),
+                    op: RefOp::Recount,
+                    target,
+                    body,
+                },
+            );
         }
     }
 }

@@ -20,7 +20,10 @@ const FREED_MAX: usize = 4096;
 impl<W> Machine<W> {
     /// Makes an empty future on this process, with one handle.
     pub fn create_local(&mut self) -> RefId {
-        let id = RefId { whence: self.me, id: self.fresh_id() };
+        let id = RefId {
+            whence: self.me,
+            id: self.fresh_id(),
+        };
         let mut record = Record::new(self.me);
         record.local = 1;
         record.created = true;
@@ -33,18 +36,32 @@ impl<W> Machine<W> {
         if owner == self.me {
             return self.create_local();
         }
-        let id = RefId { whence: self.me, id: self.fresh_id() };
+        let id = RefId {
+            whence: self.me,
+            id: self.fresh_id(),
+        };
         let mut record = Record::new(owner);
         record.local = 1;
         record.receive(self.me);
         self.records.insert(id, record);
-        self.send(owner, Message::RefOp { req: 0, op: RefOp::Create, target: id, body: Body::default() });
+        self.send(
+            owner,
+            Message::RefOp {
+                req: 0,
+                op: RefOp::Create,
+                target: id,
+                body: Body::default(),
+            },
+        );
         id
     }
 
     /// Adds a handle to a reference that a body being unpickled names.
     pub fn hold(&mut self, reference: RemoteRef) {
-        let record = self.records.entry(reference.id).or_insert_with(|| Record::new(reference.owner));
+        let record = self
+            .records
+            .entry(reference.id)
+            .or_insert_with(|| Record::new(reference.owner));
         record.local += 1;
     }
 
@@ -63,7 +80,9 @@ impl<W> Machine<W> {
 
     /// Drops a handle.
     pub fn release(&mut self, id: RefId) {
-        let Some(record) = self.records.get_mut(&id) else { return };
+        let Some(record) = self.records.get_mut(&id) else {
+            return;
+        };
         record.local = record.local.saturating_sub(1);
         if record.local > 0 {
             return;
@@ -91,7 +110,15 @@ impl<W> Machine<W> {
 
     fn give_back(&mut self, id: RefId, owner: ProcId, received: Vec<(ProcId, i32)>) {
         for (giver, count) in received {
-            self.tell(owner, RefDelta { id, holder: self.me, giver, delta: -count });
+            self.tell(
+                owner,
+                RefDelta {
+                    id,
+                    holder: self.me,
+                    giver,
+                    delta: -count,
+                },
+            );
         }
     }
 
@@ -108,7 +135,10 @@ impl<W> Machine<W> {
         for (owner, delta) in self.deltas.drain(..) {
             by_owner.entry(owner).or_default().push(delta);
         }
-        by_owner.into_iter().map(|(owner, deltas)| (owner, Message::Refs { deltas })).collect()
+        by_owner
+            .into_iter()
+            .map(|(owner, deltas)| (owner, Message::Refs { deltas }))
+            .collect()
     }
 
     /// How many changes of counts wait to be told.
@@ -178,14 +208,27 @@ impl<W> Machine<W> {
             if reference.owner == self.me {
                 self.count(id, pid, giver, 1);
             } else {
-                self.tell(reference.owner, RefDelta { id, holder: pid, giver, delta: 1 });
+                self.tell(
+                    reference.owner,
+                    RefDelta {
+                        id,
+                        holder: pid,
+                        giver,
+                        delta: 1,
+                    },
+                );
             }
         }
     }
 
     /// Changes the owner's count of a process's holds.
     pub(super) fn count(&mut self, id: RefId, holder: ProcId, giver: ProcId, delta: i32) {
-        self.apply(&RefDelta { id, holder, giver, delta });
+        self.apply(&RefDelta {
+            id,
+            holder,
+            giver,
+            delta,
+        });
         self.free_if_unused(id);
     }
 
@@ -196,7 +239,12 @@ impl<W> Machine<W> {
     }
 
     fn apply(&mut self, delta: &RefDelta) {
-        let RefDelta { id, holder, giver, delta } = *delta;
+        let RefDelta {
+            id,
+            holder,
+            giver,
+            delta,
+        } = *delta;
         if self.departed.contains_key(&holder) {
             return;
         }
@@ -208,7 +256,7 @@ impl<W> Machine<W> {
             }
             return;
         }
-        if self.records.contains_key(&id) || !self.is_lost(id) {
+        if !self.is_lost(id) {
             let record = self.records.entry(id).or_insert_with(|| Record::new(me));
             record.count(holder, giver, delta, i32::MIN);
         }
@@ -216,16 +264,41 @@ impl<W> Machine<W> {
 
     /// Answers an owner how many holds this process has from a process that is gone.
     fn recount(&mut self, giver: ProcId, owner: ProcId, id: RefId) {
-        let received = self.records.get(&id).map(|r| r.received.as_slice()).unwrap_or_default();
-        let count = received.iter().find(|(from, _)| *from == giver).map_or(0, |(_, count)| *count);
+        let received = self
+            .records
+            .get(&id)
+            .map(|r| r.received.as_slice())
+            .unwrap_or_default();
+        let count = received
+            .iter()
+            .find(|(from, _)| *from == giver)
+            .map_or(0, |(_, count)| *count);
         let holder = self.me;
-        self.tell(owner, RefDelta { id, holder, giver, delta: i32::MIN });
-        self.tell(owner, RefDelta { id, holder, giver, delta: count });
+        self.tell(
+            owner,
+            RefDelta {
+                id,
+                holder,
+                giver,
+                delta: i32::MIN,
+            },
+        );
+        self.tell(
+            owner,
+            RefDelta {
+                id,
+                holder,
+                giver,
+                delta: count,
+            },
+        );
     }
 
     /// Answers the owners that asked for counts while `giver` was still a member here.
     pub(super) fn recount_all(&mut self, giver: ProcId) {
-        let (now, later) = std::mem::take(&mut self.recounts).into_iter().partition(|(from, ..)| *from == giver);
+        let (now, later) = std::mem::take(&mut self.recounts)
+            .into_iter()
+            .partition(|(from, ..)| *from == giver);
         self.recounts = later;
         let now: Vec<_> = now;
         for (giver, owner, id) in now {
@@ -234,7 +307,10 @@ impl<W> Machine<W> {
     }
 
     pub(super) fn free_if_unused(&mut self, id: RefId) {
-        let free = self.records.get(&id).is_some_and(|r| r.owner == self.me && r.is_free() && (r.created || self.is_lost(id)));
+        let free = self
+            .records
+            .get(&id)
+            .is_some_and(|r| r.owner == self.me && r.is_free() && (r.created || self.is_lost(id)));
         if free && let Some(record) = self.records.remove(&id) {
             if id.whence != self.me {
                 self.remember_freed(id);
@@ -259,7 +335,10 @@ impl<W> Machine<W> {
     ///
     /// Otherwise the word of the maker is still on its way. Only after a death does anybody ask for what was freed.
     fn is_lost(&self, id: RefId) -> bool {
-        let told = self.records.get(&id).is_some_and(|r| r.created || r.owner != self.me);
+        let told = self
+            .records
+            .get(&id)
+            .is_some_and(|r| r.created || r.owner != self.me);
         let departed = || self.departed.contains_key(&id.whence);
         !told && (id.whence == self.me || departed() || self.freed.contains(&id))
     }
@@ -271,7 +350,6 @@ impl<W> Machine<W> {
 
     /// The owner's value is there: whoever waits is woken, and the caller behind it hears of it.
     pub(super) fn set(&mut self, id: RefId, outcome: Outcome) {
-        let me = self.me;
         let Some(record) = self.records.get_mut(&id) else {
             self.release_refs(&outcome.body.refs);
             return;
@@ -279,19 +357,36 @@ impl<W> Machine<W> {
         record.state = State::Ready(outcome.clone());
         record.exporting = false;
         let waiters = std::mem::take(&mut record.waiters);
-        let tell = record.call && id.whence != me && record.held_by(id.whence);
         self.store_refs(&outcome.body.refs);
         for waiter in waiters {
             self.wake(waiter, &outcome);
         }
-        if tell {
-            if outcome.status != Status::Value || outcome.body.size() <= EAGER_MAX {
-                self.share_refs(id.whence, &outcome.body.refs);
-                let (status, body) = (outcome.status, outcome.body);
-                self.send(id.whence, Message::Result { id: id.id, status, body });
-            } else {
-                self.send(id.whence, Message::Done { id: id.id });
+        self.tell_caller(id);
+    }
+
+    /// The caller behind a reference that has its value hears of it, with the value where that is small.
+    pub(super) fn tell_caller(&mut self, id: RefId) {
+        let Some(record) = self.records.get(&id) else {
+            return;
+        };
+        if !record.call || id.whence == self.me || !record.held_by(id.whence) {
+            return;
+        }
+        match &record.state {
+            State::Ready(outcome) if outcome.status != Status::Value || outcome.body.size() <= EAGER_MAX => {
+                let Outcome { status, body, .. } = outcome.clone();
+                self.share_refs(id.whence, &body.refs);
+                self.send(
+                    id.whence,
+                    Message::Result {
+                        id: id.id,
+                        status,
+                        body,
+                    },
+                );
             }
+            State::Ready(_) | State::ReadyLocal => self.send(id.whence, Message::Done { id: id.id }),
+            State::Pending | State::Elsewhere => {}
         }
     }
 
@@ -306,8 +401,16 @@ impl<W> Machine<W> {
             return;
         }
         let taken = record.owner != self.me
-            && outcome.status != Status::Exited
-            && record.waiters.iter().any(|w| matches!(w, Waiter::Local { want: Want::Value, .. }));
+            && outcome.is_value()
+            && record.waiters.iter().any(|w| {
+                matches!(
+                    w,
+                    Waiter::Local {
+                        want: Want::Value,
+                        ..
+                    }
+                )
+            });
         // A further handle needs the owner's value: for itself, or since it is on its way to another process.
         let sole = record.is_sole();
         record.state = match taken {
@@ -319,7 +422,11 @@ impl<W> Machine<W> {
         let asked_ready = record.asked_ready.take();
         let waiters = std::mem::take(&mut record.waiters);
         let owner = record.owner;
-        let received = if sole { std::mem::take(&mut record.received) } else { Vec::new() };
+        let received = if sole {
+            std::mem::take(&mut record.received)
+        } else {
+            Vec::new()
+        };
         if let Some(req) = asked_ready {
             self.withdraw(owner, req, id);
         }
@@ -350,15 +457,24 @@ impl<W> Machine<W> {
         if outcome.status != Status::Yes {
             return self.settle(id, outcome);
         }
-        let Some(record) = self.records.get_mut(&id) else { return };
+        let Some(record) = self.records.get_mut(&id) else {
+            return;
+        };
         record.asked_ready = None;
         if record.is_set() {
             return;
         }
         record.state = State::Elsewhere;
-        let (ready, value): (Vec<_>, Vec<_>) = std::mem::take(&mut record.waiters)
-            .into_iter()
-            .partition(|w| matches!(w, Waiter::Local { want: Want::Ready, .. }));
+        let (ready, value): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut record.waiters).into_iter().partition(|w| {
+                matches!(
+                    w,
+                    Waiter::Local {
+                        want: Want::Ready,
+                        ..
+                    }
+                )
+            });
         let fetch = !value.is_empty() && record.asked_value.is_none();
         record.waiters = value;
         let owner = record.owner;
@@ -399,7 +515,7 @@ impl<W> Machine<W> {
         if record.owner != me
             && want == Want::Value
             && let State::Ready(outcome) = &record.state
-            && outcome.status != Status::Exited
+            && outcome.is_value()
         {
             let outcome = outcome.clone();
             if record.is_sole() {
@@ -446,7 +562,9 @@ impl<W> Machine<W> {
 
     /// A reference that arrived here after its owner had left ends as those that were here before.
     fn settle_if_owner_left(&mut self, id: RefId) {
-        let Some(record) = self.records.get(&id) else { return };
+        let Some(record) = self.records.get(&id) else {
+            return;
+        };
         if record.is_settled() {
             return;
         }
@@ -458,8 +576,12 @@ impl<W> Machine<W> {
 
     /// Takes a waiter back; a request that waits for nobody else is withdrawn from the owner.
     pub fn unwatch(&mut self, id: RefId, key: u64) {
-        let Some(record) = self.records.get_mut(&id) else { return };
-        record.waiters.retain(|w| !matches!(w, Waiter::Local { key: k, .. } if *k == key));
+        let Some(record) = self.records.get_mut(&id) else {
+            return;
+        };
+        record
+            .waiters
+            .retain(|w| !matches!(w, Waiter::Local { key: k, .. } if *k == key));
         if !record.waiters.is_empty() || record.owner == self.me {
             return;
         }
@@ -486,7 +608,14 @@ impl<W> Machine<W> {
             return false;
         }
         self.keep_refs(&body.refs);
-        self.set(id, Outcome { status, body: Arc::new(body), pid: self.me });
+        self.set(
+            id,
+            Outcome {
+                status,
+                body: Arc::new(body),
+                pid: self.me,
+            },
+        );
         true
     }
 
@@ -496,16 +625,21 @@ impl<W> Machine<W> {
         if self.is_lost(id) {
             return false;
         }
-        let Some(record) = self.records.get_mut(&id) else { return false };
+        let Some(record) = self.records.get_mut(&id) else {
+            return false;
+        };
         if record.is_set() {
             return false;
         }
         record.state = State::ReadyLocal;
         let waiters = std::mem::take(&mut record.waiters);
+        self.tell_caller(id);
         let mut export = false;
         for waiter in waiters {
             match waiter {
-                Waiter::Remote { want: Want::Value, .. } => {
+                Waiter::Remote {
+                    want: Want::Value, ..
+                } => {
                     export = true;
                     if let Some(record) = self.records.get_mut(&id) {
                         record.waiters.push(waiter);
@@ -542,7 +676,14 @@ impl<W> Machine<W> {
         let me = self.me;
         if let Some(State::ReadyLocal) = self.state_of(id) {
             self.keep_refs(&body.refs);
-            self.set(id, Outcome { status, body: Arc::new(body), pid: me });
+            self.set(
+                id,
+                Outcome {
+                    status,
+                    body: Arc::new(body),
+                    pid: me,
+                },
+            );
         }
     }
 
@@ -557,15 +698,23 @@ impl<W> Machine<W> {
             }
             RefOp::Put => {
                 if !self.is_served(target) {
+                    // Who still may put has the value already, so that the slot is gone.
                     self.release_refs(&body.refs);
-                    return self.answer(from, req, Status::UnknownRef);
+                    return self.answer(from, req, Status::AlreadySet);
                 }
                 let me = self.me;
                 // The word of the maker may come later than that of another holder.
                 let record = self.records.entry(target).or_insert_with(|| Record::new(me));
                 let pending = !record.is_set();
                 if pending {
-                    self.set(target, Outcome { status: Status::Value, body: Arc::new(body), pid: me });
+                    self.set(
+                        target,
+                        Outcome {
+                            status: Status::Value,
+                            body: Arc::new(body),
+                            pid: me,
+                        },
+                    );
                 } else {
                     self.release_refs(&body.refs);
                 }
@@ -616,7 +765,9 @@ impl<W> Machine<W> {
 
     pub(super) fn handle_withdraw(&mut self, from: ProcId, req: u64, target: RefId) {
         if let Some(record) = self.records.get_mut(&target) {
-            record.waiters.retain(|w| !matches!(w, Waiter::Remote { pid, req: r, .. } if (*pid, *r) == (from, req)));
+            record
+                .waiters
+                .retain(|w| !matches!(w, Waiter::Remote { pid, req: r, .. } if (*pid, *r) == (from, req)));
             self.free_if_unused(target);
         }
     }
@@ -624,7 +775,9 @@ impl<W> Machine<W> {
     /// Cancels the call that is to make a value here; true where it had not ended.
     pub fn cancel(&mut self, target: RefId) -> bool {
         let key = (target.whence, target.id);
-        let Some(run) = self.running.get_mut(&key) else { return false };
+        let Some(run) = self.running.get_mut(&key) else {
+            return false;
+        };
         if *run == Run::Cancelled {
             return false;
         }
@@ -644,7 +797,14 @@ impl<W> Machine<W> {
 
     /// Registers a call to this process itself, so that it can be cancelled and counted; it has no message.
     pub fn open_local_call(&mut self, with_future: bool) -> RefId {
-        let id = if with_future { self.create_local() } else { RefId { whence: self.me, id: self.fresh_id() } };
+        let id = if with_future {
+            self.create_local()
+        } else {
+            RefId {
+                whence: self.me,
+                id: self.fresh_id(),
+            }
+        };
         self.running.insert((id.whence, id.id), Run::Queued);
         id
     }

@@ -10,10 +10,10 @@ use pydist_proto::message::{CallMode, Member, Message, RefOp, Status};
 use pydist_proto::record::{Outcome, Want};
 
 /// SplitMix64: the whole randomness of a simulation, from its seed.
-pub struct Rng(pub u64);
+pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,11 +21,11 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n.max(1) as u64) as usize
     }
 
-    pub fn one_in(&mut self, n: usize) -> bool {
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 }
@@ -38,8 +38,8 @@ type Value = (Status, u64);
 enum Await {
     /// The value of a fetching call.
     Call,
-    /// The answer to an operation on this reference.
-    Op(RefOp, RefId),
+    /// The answer to an operation on a reference, through a handle.
+    Op { op: RefOp, handle: u64, req: u64 },
     /// A reference, through a handle; the key takes the waiter back.
     Watch { handle: u64, want: Want, key: u64 },
 }
@@ -64,7 +64,7 @@ struct Node {
 }
 
 /// A seeded cluster.
-pub struct Sim {
+pub(crate) struct Sim {
     rng: Rng,
     nodes: BTreeMap<ProcId, Node>,
     wires: BTreeMap<(ProcId, ProcId), VecDeque<Message>>,
@@ -79,12 +79,15 @@ pub struct Sim {
     /// When each reference was made: values name older ones only, since counting frees no cycles.
     age: BTreeMap<RefId, u64>,
     next: u64,
-    pub woken: usize,
-    pub passed_on: usize,
+    pub(crate) woken: usize,
+    pub(crate) passed_on: usize,
 }
 
-pub fn member(pid: ProcId) -> Member {
-    Member { pid, ..Member::default() }
+pub(crate) fn member(pid: ProcId) -> Member {
+    Member {
+        pid,
+        ..Member::default()
+    }
 }
 
 fn body_of(message: &Message) -> Option<&Body> {
@@ -102,18 +105,23 @@ fn is_streamed(message: &Message) -> bool {
 
 fn number(body: &Body) -> u64 {
     let bytes = body.segments.first().map(Segment::as_slice).unwrap_or_default();
-    bytes.get(..8).map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap()))
+    bytes
+        .get(..8)
+        .map_or(0, |b| u64::from_le_bytes(b.try_into().unwrap()))
 }
 
 fn value_body(number: u64, refs: Vec<RemoteRef>, large: bool) -> Body {
     let mut bytes = vec![0; if large { INLINE_MAX + 1 } else { 8 }];
     bytes[..8].copy_from_slice(&number.to_le_bytes());
-    Body { refs, segments: vec![Segment::Heap(bytes)] }
+    Body {
+        refs,
+        segments: vec![Segment::Heap(bytes)],
+    }
 }
 
 impl Sim {
     /// Makes a cluster of `n` processes that know of one another.
-    pub fn new(seed: u64, n: u32) -> Sim {
+    pub(crate) fn new(seed: u64, n: u32) -> Sim {
         let node = |pid| Node {
             machine: Machine::new(member(pid)),
             handles: BTreeMap::new(),
@@ -171,7 +179,10 @@ impl Sim {
                 Output::Deliver(call) => self.node(pid).queued.push(call),
                 Output::Export(id) => self.node(pid).exports.push(id),
                 Output::Left(gone) => {
-                    assert!(self.node(pid).machine.member(gone).is_none(), "F6: {gone} is a member still");
+                    assert!(
+                        self.node(pid).machine.member(gone).is_none(),
+                        "F6: {gone} is a member still"
+                    );
                 }
                 _ => {}
             }
@@ -181,7 +192,10 @@ impl Sim {
     fn send(&mut self, from: ProcId, to: ProcId, message: Message) {
         if let Some(body) = body_of(&message) {
             for r in &body.refs {
-                self.touched.entry(r.id).or_default().extend([from, to, r.owner, r.id.whence]);
+                self.touched
+                    .entry(r.id)
+                    .or_default()
+                    .extend([from, to, r.owner, r.id.whence]);
             }
         }
         if !self.dead.contains(&to) {
@@ -203,12 +217,15 @@ impl Sim {
                 assert!(allowed, "a call ended with {outcome:?}");
                 self.take_handles(pid, &outcome.body.refs);
             }
-            Await::Op(op, id) => match outcome.status {
-                Status::Yes if op == RefOp::Put => self.put_won(id),
-                Status::UnknownRef => self.check_may_be_unknown(id),
-                Status::Exited => assert!(self.dead.contains(&outcome.pid)),
-                _ => {}
-            },
+            Await::Op { op, handle, .. } => {
+                let id = self.nodes[&pid].handles[&handle].target.id;
+                match outcome.status {
+                    Status::Yes if op == RefOp::Put => self.put_won(id),
+                    Status::UnknownRef => self.check_may_be_unknown(id),
+                    Status::Exited => assert!(self.dead.contains(&outcome.pid)),
+                    _ => {}
+                }
+            }
             Await::Watch { handle, want, .. } => self.ended(pid, handle, want, outcome),
         }
     }
@@ -218,8 +235,14 @@ impl Sim {
     }
 
     fn check_may_be_unknown(&self, id: RefId) {
-        let touched = self.touched.get(&id).is_some_and(|pids| pids.iter().any(|p| self.dead.contains(p)));
-        assert!(touched, "F46: {id:?} was freed while it was held, though none that had to do with it died");
+        let touched = self
+            .touched
+            .get(&id)
+            .is_some_and(|pids| pids.iter().any(|p| self.dead.contains(p)));
+        assert!(
+            touched,
+            "F46: {id:?} was freed while it was held, though none that had to do with it died"
+        );
     }
 
     /// A wait on a reference has ended.
@@ -227,14 +250,25 @@ impl Sim {
         let RemoteRef { owner, id } = self.nodes[&pid].handles[&handle].target;
         match (outcome.status, want) {
             (Status::Exited, _) => {
-                assert!(self.dead.contains(&outcome.pid), "F6: process {} lives", outcome.pid);
+                assert!(
+                    self.dead.contains(&outcome.pid),
+                    "F6: process {} lives",
+                    outcome.pid
+                );
             }
             (Status::UnknownRef, _) => self.check_may_be_unknown(id),
             (Status::Yes, Want::Ready) => {}
             (Status::Yes, Want::Value) => {
                 let node = &self.nodes[&pid];
-                let here = if owner == pid { node.objects.get(&id).copied() } else { node.handles[&handle].value };
-                self.seen(id, here.unwrap_or_else(|| panic!("no Python object of process {pid} has {id:?}")));
+                let here = if owner == pid {
+                    node.objects.get(&id).copied()
+                } else {
+                    node.handles[&handle].value
+                };
+                self.seen(
+                    id,
+                    here.unwrap_or_else(|| panic!("no Python object of process {pid} has {id:?}")),
+                );
             }
             (Status::Value | Status::Error | Status::Cancelled, Want::Value) => {
                 let value = (outcome.status, number(&outcome.body));
@@ -257,7 +291,13 @@ impl Sim {
     fn take_handles(&mut self, pid: ProcId, refs: &[RemoteRef]) {
         for target in refs {
             let key = self.fresh();
-            self.node(pid).handles.insert(key, Handle { target: *target, value: None });
+            self.node(pid).handles.insert(
+                key,
+                Handle {
+                    target: *target,
+                    value: None,
+                },
+            );
         }
     }
 
@@ -286,7 +326,10 @@ impl Sim {
                 refs.push(target);
             } else {
                 self.watch(pid, handle, Want::Value);
-                let waits = self.nodes[&pid].waiting.values().any(|a| matches!(a, Await::Watch { handle: h, want: Want::Value, .. } if *h == handle));
+                let waits = self.nodes[&pid]
+                    .waiting
+                    .values()
+                    .any(|a| matches!(a, Await::Watch { handle: h, want: Want::Value, .. } if *h == handle));
                 assert!(!waits, "a reference that cannot be passed on has its value here");
             }
         }
@@ -318,20 +361,33 @@ impl Sim {
 
     /// A body for the value of a reference.
     fn value_of(&mut self, id: RefId, refs: &[RemoteRef]) -> Body {
-        let older: Vec<_> = refs.iter().copied().filter(|r| self.age[&r.id] < self.age[&id]).collect();
+        let older: Vec<_> = refs
+            .iter()
+            .copied()
+            .filter(|r| self.age[&r.id] < self.age[&id])
+            .collect();
         self.body(&older)
     }
 
     /// Delivers one message of a random link; small ones may overtake those that are streamed.
     fn deliver(&mut self) -> bool {
-        let links: Vec<_> = self.wires.iter().filter(|(_, q)| !q.is_empty()).map(|(link, _)| *link).collect();
+        let links: Vec<_> = self
+            .wires
+            .iter()
+            .filter(|(_, q)| !q.is_empty())
+            .map(|(link, _)| *link)
+            .collect();
         if links.is_empty() {
             return false;
         }
         let (from, to) = links[self.rng.below(links.len())];
         let overtake = self.rng.one_in(2);
         let queue = self.wires.get_mut(&(from, to)).unwrap();
-        let at = if overtake { queue.iter().position(|m| !is_streamed(m)).unwrap_or(0) } else { 0 };
+        let at = if overtake {
+            queue.iter().position(|m| !is_streamed(m)).unwrap_or(0)
+        } else {
+            0
+        };
         let message = queue.remove(at).unwrap();
         if self.nodes.contains_key(&to) {
             self.with(to, |m| m.handle_message(from, message));
@@ -340,7 +396,7 @@ impl Sim {
     }
 
     /// Makes one random step.
-    pub fn step(&mut self, kills: bool) {
+    pub(crate) fn step(&mut self, kills: bool) {
         let pid = self.any();
         match self.rng.below(if kills { 244 } else { 240 }) {
             0..70 => drop(self.deliver()),
@@ -354,12 +410,17 @@ impl Sim {
             125..135 => self.create(pid),
             135..145 => self.put(pid),
             145..165 => {
-                let want = if self.rng.one_in(3) { Want::Ready } else { Want::Value };
+                let want = if self.rng.one_in(3) {
+                    Want::Ready
+                } else {
+                    Want::Value
+                };
                 if let Some(handle) = self.handle(pid) {
                     self.watch(pid, handle, want);
                 }
             }
-            165..170 => self.unwatch(pid),
+            165..168 => self.unwatch(pid),
+            168..170 => self.abandon(pid),
             170..200 => {
                 if let Some(handle) = self.handle(pid) {
                     self.release(pid, handle);
@@ -387,7 +448,10 @@ impl Sim {
             1 => {
                 let token = self.fresh();
                 self.node(pid).waiting.insert(token, Await::Call);
-                (self.with(pid, |m| m.open_fetch(to, &refs, token)).unwrap(), CallMode::Fetch)
+                (
+                    self.with(pid, |m| m.open_fetch(to, &refs, token)).unwrap(),
+                    CallMode::Fetch,
+                )
             }
             _ => {
                 let id = self.with(pid, |m| m.open_future(to, &refs)).unwrap();
@@ -429,7 +493,11 @@ impl Sim {
         let at = self.rng.below(n);
         let (src, id, mode) = self.node(pid).running.remove(at);
         let refs = self.pinned(pid);
-        let status = if self.rng.one_in(5) { Status::Error } else { Status::Value };
+        let status = if self.rng.one_in(5) {
+            Status::Error
+        } else {
+            Status::Value
+        };
         match mode {
             CallMode::Future => {
                 let body = self.value_of(RefId { whence: src, id }, &refs);
@@ -438,7 +506,15 @@ impl Sim {
             CallMode::Fetch => {
                 let body = self.body(&refs);
                 if self.with(pid, |m| m.finish(src, id, &body.refs)) {
-                    self.send(pid, src, Message::Result { id, status, body: body.into() });
+                    self.send(
+                        pid,
+                        src,
+                        Message::Result {
+                            id,
+                            status,
+                            body: body.into(),
+                        },
+                    );
                 }
             }
             CallMode::Do => drop(self.with(pid, |m| m.finish(src, id, &[]))),
@@ -456,23 +532,16 @@ impl Sim {
 
     fn put(&mut self, pid: ProcId) {
         if let Some(handle) = self.handle(pid) {
-            let target = self.nodes[&pid].handles[&handle].target;
-            self.put_on(pid, target);
+            self.put_on(pid, handle);
         }
     }
 
-    fn put_on(&mut self, pid: ProcId, target: RemoteRef) {
+    fn put_on(&mut self, pid: ProcId, handle: u64) {
+        let target = self.nodes[&pid].handles[&handle].target;
         let refs = self.pinned(pid);
         let body = self.value_of(target.id, &refs);
         if target.owner != pid {
-            let token = self.fresh();
-            self.node(pid).waiting.insert(token, Await::Op(RefOp::Put, target.id));
-            match self.with(pid, |m| m.open_op(target, &body.refs, token)) {
-                Ok(req) => {
-                    self.send(pid, target.owner, Message::RefOp { req, op: RefOp::Put, target: target.id, body });
-                }
-                Err(_) => drop(self.node(pid).waiting.remove(&token)),
-            }
+            self.operate(pid, handle, RefOp::Put, body);
             return self.unpin(pid, &refs);
         }
         let value = (Status::Value, number(&body));
@@ -496,7 +565,11 @@ impl Sim {
         let token = self.fresh();
         match self.node(pid).machine.watch(id, want, token) {
             Watch::Now(outcome) => self.ended(pid, handle, want, outcome),
-            Watch::Later(key) => drop(self.node(pid).waiting.insert(token, Await::Watch { handle, want, key })),
+            Watch::Later(key) => drop(
+                self.node(pid)
+                    .waiting
+                    .insert(token, Await::Watch { handle, want, key }),
+            ),
         }
         self.carry_out(pid);
     }
@@ -523,7 +596,11 @@ impl Sim {
 
     /// Drops a handle, unless someone waits through it.
     fn release(&mut self, pid: ProcId, handle: u64) {
-        if self.watches(pid).iter().all(|(_, h, _)| *h != handle) {
+        let waits = |awaited: &Await| match awaited {
+            Await::Call => false,
+            Await::Op { handle: h, .. } | Await::Watch { handle: h, .. } => *h == handle,
+        };
+        if !self.nodes[&pid].waiting.values().any(waits) {
             let id = self.node(pid).handles.remove(&handle).unwrap().target.id;
             self.with(pid, |m| m.release(id));
         }
@@ -542,19 +619,47 @@ impl Sim {
             self.with(pid, |m| m.cancel(target.id));
             return;
         }
+        self.operate(pid, handle, RefOp::Cancel, Body::default());
+    }
+
+    /// Asks the owner for an operation.
+    fn operate(&mut self, pid: ProcId, handle: u64, op: RefOp, body: Body) {
+        let target = self.nodes[&pid].handles[&handle].target;
         let token = self.fresh();
-        self.node(pid).waiting.insert(token, Await::Op(RefOp::Cancel, target.id));
-        match self.with(pid, |m| m.open_op(target, &[], token)) {
-            Ok(req) => {
-                let body = Body::default();
-                self.send(pid, target.owner, Message::RefOp { req, op: RefOp::Cancel, target: target.id, body });
-            }
-            Err(_) => drop(self.node(pid).waiting.remove(&token)),
+        let Ok(req) = self.with(pid, |m| m.open_op(target, &body.refs, token)) else {
+            return;
+        };
+        self.node(pid)
+            .waiting
+            .insert(token, Await::Op { op, handle, req });
+        self.send(
+            pid,
+            target.owner,
+            Message::RefOp {
+                req,
+                op,
+                target: target.id,
+                body,
+            },
+        );
+    }
+
+    /// Gives up on the answer to an operation.
+    fn abandon(&mut self, pid: ProcId) {
+        let op = |(token, awaited): (&u64, &Await)| match awaited {
+            Await::Op { req, .. } => Some((*token, *req)),
+            _ => None,
+        };
+        if let Some((token, req)) = self.nodes[&pid].waiting.iter().find_map(op) {
+            self.node(pid).waiting.remove(&token);
+            self.with(pid, |m| m.abandon(req));
         }
     }
 
     fn export(&mut self, pid: ProcId) -> bool {
-        let Some(id) = self.node(pid).exports.pop() else { return false };
+        let Some(id) = self.node(pid).exports.pop() else {
+            return false;
+        };
         let (status, number) = self.nodes[&pid].objects[&id];
         let refs = self.pinned(pid);
         let older = self.value_of(id, &refs).refs;
@@ -618,19 +723,36 @@ impl Sim {
     }
 
     /// Waits through every handle of every process.
-    fn watch_all(&mut self, put: bool) {
+    fn watch_all(&mut self, want: Want) {
         for pid in self.living() {
             let handles: Vec<u64> = self.nodes[&pid].handles.keys().copied().collect();
-            for handle in handles {
-                let want = if put && self.rng.one_in(2) { Want::Ready } else { Want::Value };
-                self.watch(pid, handle, want);
-                if put {
-                    let target = self.nodes[&pid].handles[&handle].target;
-                    self.put_on(pid, target);
-                }
-            }
+            handles
+                .into_iter()
+                .for_each(|handle| self.watch(pid, handle, want));
         }
         self.settle();
+    }
+
+    /// Sets whatever is referred to, also by the values that this makes known.
+    fn put_all(&mut self) {
+        let mut done = BTreeSet::new();
+        loop {
+            let mut new = Vec::new();
+            for (pid, node) in &self.nodes {
+                for (handle, Handle { target, .. }) in &node.handles {
+                    if done.insert((*pid, *target)) {
+                        new.push((*pid, *handle));
+                    }
+                }
+            }
+            if new.is_empty() {
+                return;
+            }
+            for (pid, handle) in new {
+                self.put_on(pid, handle);
+            }
+            self.settle();
+        }
     }
 
     /// Drops every handle of every process.
@@ -646,19 +768,32 @@ impl Sim {
     }
 
     /// Ends the simulation: whatever is held gets a value, everybody is woken, and in the end nothing is left.
-    pub fn finish_all(mut self) -> Sim {
+    pub(crate) fn finish_all(mut self) -> Sim {
         self.settle();
-        self.watch_all(true);
-        self.watch_all(false);
+        self.watch_all(Want::Ready);
+        self.put_all();
+        self.watch_all(Want::Value);
+        self.put_all();
         for (pid, node) in &self.nodes {
-            assert!(node.waiting.is_empty(), "D2: process {pid} waits for ever: {:?}", node.waiting);
+            assert!(
+                node.waiting.is_empty(),
+                "D2: process {pid} waits for ever: {:?}",
+                node.waiting
+            );
         }
-        while self.nodes.values().any(|node| !node.handles.is_empty() || !node.pinned.is_empty()) {
+        while self
+            .nodes
+            .values()
+            .any(|node| !node.handles.is_empty() || !node.pinned.is_empty())
+        {
             self.release_all();
         }
         for (pid, node) in &self.nodes {
-            if node.machine.counts() != Counts::default() { node.machine.dump(); }
-            assert_eq!(node.machine.counts(), Counts::default(), "F46: process {pid} keeps something");
+            assert_eq!(
+                node.machine.counts(),
+                Counts::default(),
+                "F46: process {pid} keeps something"
+            );
         }
         self
     }
