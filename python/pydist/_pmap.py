@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from . import _calls, _core, _refs, _serialize, _session
+from . import _batches, _calls, _core, _refs, _serialize, _session
 from ._cluster import workers
-from ._errors import NoWorkersError, ProcessExitedException, dump_exception, load_exception
+from ._errors import NoWorkersError, ProcessExitedException, load_exception
 
 TARGET_SECONDS = 0.004
 """How much work a message carries where calls are short."""
 GROWTH = 4
 """How much larger a batch may be than the one before."""
+SIZE_MAX = 10_000
+"""The largest batch that is made by itself."""
 IN_FLIGHT = 2
 """Messages under way per worker, to hide the round trip."""
+IN_FLIGHT_MAX = 64
+"""Messages under way per worker where each is short."""
+INSTALLED = (1 << 64) - 1
+"""The key of the answer that a function has arrived."""
 
 
 def pmap(
@@ -114,13 +120,16 @@ class _Map:
         batch_size: int | str,
         on_error: Callable[[BaseException], Any] | None,
     ) -> None:
-        self._f = f
+        self._key = uuid.uuid4().hex
+        self._function = _calls._dump(_batches.install, (self._key, f), {})
         self._elements = elements
         self._auto = batch_size == "auto"
         self._size = 1 if isinstance(batch_size, str) else batch_size
         self._on_error = on_error
         self._queue = _core.Queue()
-        self._room = dict.fromkeys(pids, IN_FLIGHT)
+        self._installed: set[int] = set()
+        self._busy = dict.fromkeys(pids, 0)
+        self._window = IN_FLIGHT
         self._flying: dict[int, tuple[int, int, int, int]] = {}
         self._values: dict[int, Any] = {}
         self._next_key = 0
@@ -140,17 +149,30 @@ class _Map:
             for _, _, call, _ in self._flying.values():
                 _core.abandon(call)
             raise
+        finally:
+            self._forget()
         values: list[Any] = []
         for index in sorted(self._values):
             values.extend(self._values[index])
         return values
 
+    def _forget(self) -> None:
+        for pid in self._installed:
+            try:
+                _calls.remote_do(_batches.forget, pid, self._key)
+            except (ProcessExitedException, RuntimeError):
+                continue
+
+    def _install(self, pid: int) -> None:
+        self._installed.add(pid)
+        _core.call_queue(pid, *self._function, self._queue, INSTALLED)
+
     def _dispatch(self) -> None:
         while not self._exhausted:
-            pid = max(self._room, key=self._room.__getitem__, default=None)
+            pid = min(self._busy, key=self._busy.__getitem__, default=None)
             if pid is None:
                 raise NoWorkersError("every worker of the pool has gone")
-            if not self._room[pid]:
+            if self._busy[pid] >= self._window:
                 return
             self._send(pid)
 
@@ -164,73 +186,44 @@ class _Map:
             self._exhausted = True
         if not batch:
             return
-        data, buffers, refs = _calls._dump(_Batch(self._f, self._on_error is not None), (batch,), {})
+        if pid not in self._installed:
+            self._install(pid)
+        arguments = (self._key, self._on_error is not None, batch)
+        data, buffers, refs = _calls._dump(_batches.run, arguments, {})
         key = self._next_key
         self._next_key += 1
         call = _core.call_queue(pid, data, buffers, refs, self._queue, key)
         _refs.unpin()
-        self._room[pid] -= 1
+        self._busy[pid] += 1
         self._flying[key] = (pid, self._next_index, call, len(batch))
         self._next_index += len(batch)
 
     def _take(self, key: int, outcome: _core.Outcome) -> None:
+        if key == INSTALLED:
+            if outcome.status == _refs.ERROR:
+                raise _refs.error_of(outcome)
+            return
         pid, index, _, count = self._flying.pop(key)
         if outcome.status != _refs.VALUE:
             error = _refs.error_of(outcome)
             if isinstance(error, ProcessExitedException):
-                self._room.pop(pid, None)
+                self._busy.pop(pid, None)
             else:
-                self._room[pid] += 1
+                self._busy[pid] -= 1
             if self._on_error is None or not isinstance(error, Exception):
                 raise error
             self._values[index] = [self._on_error(error) for _ in range(count)]
             return
-        self._room[pid] += 1
+        self._busy[pid] -= 1
         seconds, values = _serialize.loads(outcome.data, outcome.buffers)
         if self._on_error is not None:
             values = [v if ok else self._on_error(load_exception(*v)) for ok, v in values]
         self._values[index] = values
+        self._adapt(max(seconds, 1e-9), count)
+
+    def _adapt(self, seconds: float, count: int) -> None:
+        """Fits the batches, and how many are under way, to the time that one took."""
+        self._window = max(IN_FLIGHT, min(int(TARGET_SECONDS / seconds), IN_FLIGHT_MAX))
         if self._auto:
-            self._adapt(seconds / count)
-
-    def _adapt(self, seconds: float) -> None:
-        fitting = int(TARGET_SECONDS / seconds) if seconds > 0 else self._size * GROWTH
-        self._size = max(1, min(fitting, self._size * GROWTH, 10_000))
-
-
-class _Batch:
-    """The call that a worker runs for a batch: the seconds it took and the values."""
-
-    def __init__(self, f: Callable[..., Any], keep_errors: bool) -> None:
-        self.f = f
-        self.keep_errors = keep_errors
-
-    def __call__(self, batch: list[tuple[Any, ...]]) -> Any:
-        import inspect
-
-        f = self.f
-        if inspect.iscoroutinefunction(f):
-            return self._run_async(batch)
-        start = time.perf_counter()
-        values = [self._one(f, element) for element in batch] if self.keep_errors else [f(*e) for e in batch]
-        return time.perf_counter() - start, values
-
-    def _one(self, f: Callable[..., Any], element: tuple[Any, ...]) -> tuple[bool, Any]:
-        try:
-            return True, f(*element)
-        except Exception as error:
-            return False, dump_exception(error, _core.me())[:2]
-
-    async def _run_async(self, batch: list[tuple[Any, ...]]) -> Any:
-        import asyncio
-
-        start = time.perf_counter()
-        values: list[Any] = await asyncio.gather(
-            *(self.f(*element) for element in batch), return_exceptions=self.keep_errors
-        )
-        if self.keep_errors:
-            values = [
-                (False, dump_exception(v, _core.me())[:2]) if isinstance(v, Exception) else (True, v)
-                for v in values
-            ]
-        return time.perf_counter() - start, values
+            fitting = int(TARGET_SECONDS * count / seconds)
+            self._size = max(1, min(fitting, self._size * GROWTH, SIZE_MAX))
