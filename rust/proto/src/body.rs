@@ -67,14 +67,23 @@ pub struct Body {
 impl Body {
     /// Makes a body of one segment that names no reference.
     pub fn of_bytes(bytes: Vec<u8>) -> Body {
-        Body { refs: Vec::new(), segments: vec![Segment::Heap(bytes)] }
+        Body {
+            refs: Vec::new(),
+            segments: vec![Segment::Heap(bytes)],
+        }
     }
 
     /// Copies a body, segment by segment.
     pub fn try_clone(&self) -> std::io::Result<Body> {
-        let segments =
-            self.segments.iter().map(|segment| Segment::copy_of(segment.as_slice())).collect::<Result<_, _>>()?;
-        Ok(Body { refs: self.refs.clone(), segments })
+        let segments = self
+            .segments
+            .iter()
+            .map(|segment| Segment::copy_of(segment.as_slice()))
+            .collect::<Result<_, _>>()?;
+        Ok(Body {
+            refs: self.refs.clone(),
+            segments,
+        })
     }
 
     /// The bytes of all segments together.
@@ -84,6 +93,9 @@ impl Body {
 
     /// The first segment as text, for the reasons that the core itself sends.
     pub fn text(&self) -> String {
-        self.segments.first().map(|s| String::from_utf8_lossy(s.as_slice()).into_owned()).unwrap_or_default()
+        self.segments
+            .first()
+            .map(|s| String::from_utf8_lossy(s.as_slice()).into_owned())
+            .unwrap_or_default()
     }
 }

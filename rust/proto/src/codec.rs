@@ -10,7 +10,7 @@ use crate::frame::{
     u16_at, u32_at, u64_at,
 };
 use crate::handshake::Authenticated;
-use crate::ids::RefId;
+use crate::ids::{ProcId, RefId};
 use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 
 const STAGING: usize = 64 << 10;
@@ -33,7 +33,7 @@ impl Partial {
         let missing = lengths.iter().sum();
         let body = Body {
             refs,
-            segments: Vec::with_capacity(lengths.len()),
+            segments: Vec::new(),
         };
         Partial {
             header,
@@ -366,10 +366,10 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::INTERRUPT => Message::Interrupt,
         kind::EXIT => Message::Exit,
         kind::JOIN => Message::Join {
-            member: member(id as u32, b, &body)?,
+            member: member(process(id)?, b, &body)?,
         },
         kind::LEAVE => Message::Leave {
-            pid: id as u32,
+            pid: process(id)?,
             reason: body.text(),
         },
         kind::READY => Message::Ready,
@@ -377,6 +377,10 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::PONG => Message::Pong { tick: id },
         other => return Err(ProtocolError::UnknownKind(other)),
     })
+}
+
+fn process(raw: u64) -> Result<ProcId, ProtocolError> {
+    ProcId::try_from(raw).map_err(|_| ProtocolError::UnknownValue("process", u32::MAX))
 }
 
 fn call_mode(raw: u32) -> Result<CallMode, ProtocolError> {

@@ -2,6 +2,8 @@
 //!
 //! `PYDIST_SIM_SEEDS=N` runs N seeds, `PYDIST_SIM_SEED=S` only seed S.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
 mod support;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
