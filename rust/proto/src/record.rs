@@ -79,9 +79,7 @@ pub struct Record<W> {
     pub owner: ProcId,
     /// Handles in this process: Python objects, and bodies that name the reference.
     pub local: u32,
-    /// Those of the handles that are bodies of values kept here for others, to whom the reference may be passed on.
-    pub stored: u32,
-    /// It was pinned in order to be passed on.
+    /// It was pinned in order to be passed on, now or with a value that is kept here.
     pub passed_on: bool,
     /// The holds that the owner counts for this process, by who gave them; given back when the last handle
     /// goes, or the value has come for the only one. There are some as long as the value is not here.
@@ -107,7 +105,6 @@ impl<W> Record<W> {
         Record {
             owner,
             local: 0,
-            stored: 0,
             passed_on: false,
             received: Vec::new(),
             state: State::Pending,
@@ -155,7 +152,7 @@ impl<W> Record<W> {
 
     /// There is one handle, which passes the reference on to nobody.
     pub fn is_sole(&self) -> bool {
-        self.local == 1 && self.stored == 0 && !self.passed_on
+        self.local == 1 && !self.passed_on
     }
 
     /// Nobody of whom the owner has heard refers to it.

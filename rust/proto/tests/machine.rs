@@ -501,8 +501,18 @@ fn the_death_of_the_maker_ends_what_never_arrived() {
     let mut owner = node(3);
     let id = RefId { whence: 2, id: 5 };
     op(&mut owner, 4, 1, RefOp::Fetch, id, Body::default());
+    let hold = |delta| Message::Refs {
+        deltas: vec![RefDelta {
+            id,
+            holder: 4,
+            giver: HEAD,
+            delta,
+        }],
+    };
+    owner.handle_message(HEAD, hold(1));
     owner.leave(2, "killed");
     assert_eq!(outputs(&mut owner), ["Left(2)", "result 1 to 4: Exited of 6"]);
+    owner.handle_message(4, hold(-1));
     op(&mut owner, 4, 2, RefOp::Fetch, id, Body::default());
     assert_eq!(outputs(&mut owner), ["result 2 to 4: UnknownRef of 0"]);
     assert_eq!(owner.counts(), Counts::default());

@@ -152,25 +152,6 @@ impl<W> Machine<W> {
         }
     }
 
-    /// A body whose references have handles here is kept as a value of this process.
-    fn store_refs(&mut self, refs: &[RemoteRef]) {
-        for reference in refs {
-            if let Some(record) = self.records.get_mut(&reference.id) {
-                record.stored += 1;
-            }
-        }
-    }
-
-    /// A body that was kept as a value of this process is gone.
-    fn release_stored(&mut self, refs: &[RemoteRef]) {
-        for reference in refs {
-            if let Some(record) = self.records.get_mut(&reference.id) {
-                record.stored = record.stored.saturating_sub(1);
-            }
-            self.release(reference.id);
-        }
-    }
-
     /// A body names these references, and so does a Python object or record of this process from now on.
     pub(super) fn keep_refs(&mut self, refs: &[RemoteRef]) {
         for reference in refs {
@@ -319,7 +300,7 @@ impl<W> Machine<W> {
                 self.wake(waiter, &Outcome::bare(Status::UnknownRef, self.me));
             }
             if let State::Ready(outcome) = record.state {
-                self.release_stored(&outcome.body.refs);
+                self.release_refs(&outcome.body.refs);
             }
         }
     }
@@ -357,7 +338,6 @@ impl<W> Machine<W> {
         record.state = State::Ready(outcome.clone());
         record.exporting = false;
         let waiters = std::mem::take(&mut record.waiters);
-        self.store_refs(&outcome.body.refs);
         for waiter in waiters {
             self.wake(waiter, &outcome);
         }

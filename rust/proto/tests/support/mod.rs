@@ -398,7 +398,7 @@ impl Sim {
     /// Makes one random step.
     pub(crate) fn step(&mut self, kills: bool) {
         let pid = self.any();
-        match self.rng.below(if kills { 244 } else { 240 }) {
+        match self.rng.below(if kills { 246 } else { 240 }) {
             0..70 => drop(self.deliver()),
             70..85 => self.call(pid),
             85..105 => self.begin(pid),
