@@ -68,8 +68,9 @@ def d() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def resting_state(d: ModuleType) -> Held:
-    """Give what a process holds that has had a worker and has none."""
+    """Give what a process holds that has had a worker, and calls of all kinds here, and has none."""
     d.rmprocs(d.addprocs(1))
+    d.remotecall_fetch(support.nothing_async, 1)
     return Held(d)
 
 

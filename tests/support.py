@@ -40,6 +40,10 @@ def touch(path: str | os.PathLike[str]) -> None:
     Path(path).touch()
 
 
+async def nothing_async() -> None:
+    return None
+
+
 def hold_gil(seconds: float, started: str | None = None) -> str:
     """Keep the interpreter lock in one C call; touch the file `started` just before."""
     usleep = ctypes.PyDLL(None).usleep

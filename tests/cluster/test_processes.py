@@ -130,14 +130,6 @@ def test_topology_and_lazy_must_be_those_of_the_running_workers(fresh_workers):
     assert d.nworkers() == 1
 
 
-@pytest.mark.parametrize(
-    "machines", [[""], ["  "], ["user@"], ["host:port"], [("host", -1)], [("host", "some")]]
-)
-def test_malformed_machine_is_a_value_error(machines):
-    with pytest.raises(ValueError, match=r".+"):
-        d.addprocs(machines)
-
-
 def test_only_process_1_adds_and_removes_workers(fresh_workers):
     one, two = fresh_workers(2)
     for call in (

@@ -249,7 +249,7 @@ def test_f41_removal_with_calls_in_flight(fresh_workers, tmp_path):
     with pytest.raises(d.ProcessExitedException) as caught:
         remote.fetch(timeout=5)
     assert caught.value.pid == victim
-    assert d.workers() == [other]
+    assert victim not in d.workers()
 
 
 def test_f41_removal_twice_and_from_two_threads(fresh_workers):
@@ -270,7 +270,7 @@ def test_f41_removal_twice_and_from_two_threads(fresh_workers):
         thread.join(30)
     assert errors == []
     d.rmprocs(pids)
-    assert d.procs() == [1]
+    assert not set(pids) & set(d.procs())
     with pytest.raises(ValueError, match="1"):
         d.rmprocs(1)
 
@@ -293,7 +293,7 @@ def test_f41_removal_of_a_worker_that_does_not_want_to_go(fresh_workers, tmp_pat
     d.rmprocs(pid)
     assert time.monotonic() - begin < 12
     assert not exists(ospid)
-    assert d.procs() == [1]
+    assert pid not in d.procs()
 
 
 @pytest.mark.timeout(60)
