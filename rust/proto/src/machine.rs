@@ -348,6 +348,13 @@ impl<W> Machine<W> {
             self.release_refs(&outcome.body.refs);
             return;
         };
+        let mut outcome = outcome;
+        if let (Status::Exited, Expect::Value(reference) | Expect::Ready(reference)) =
+            (outcome.status, &expect)
+        {
+            // The owner lives; it heard that the maker left before its word came.
+            outcome.pid = reference.whence;
+        }
         match expect {
             Expect::Call(wake) | Expect::Op(wake) => self.outputs.push(Output::Wake(wake, outcome)),
             Expect::Future(reference) | Expect::Value(reference) => self.settle(reference, outcome),

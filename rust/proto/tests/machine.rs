@@ -516,6 +516,25 @@ fn the_death_of_the_maker_ends_what_never_arrived() {
     op(&mut owner, 4, 2, RefOp::Fetch, id, Body::default());
     assert_eq!(outputs(&mut owner), ["result 2 to 4: UnknownRef of 0"]);
     assert_eq!(owner.counts(), Counts::default());
+
+    let mut holder = node(4);
+    let refs = vec![RemoteRef { owner: 3, id }];
+    holder.handle_message(
+        HEAD,
+        Message::Call {
+            id: 1,
+            mode: CallMode::Do,
+            body: Body { refs, ..bytes(1) },
+        },
+    );
+    later(holder.watch(id, Want::Value, "held"));
+    holder.take_outputs();
+    result(&mut holder, 3, 1, Status::Exited, bytes(6));
+    assert_eq!(
+        outputs(&mut holder),
+        ["held: Exited of 6 from 2"],
+        "the maker has left, not the owner"
+    );
 }
 
 /// F46: the owner asks what is left of the references that a dead process passed on, and frees what is not held.
