@@ -51,6 +51,11 @@ def run(key: str, keep_errors: bool, batch: list[Element]) -> Any:
     f = function.f
     if f is None:
         raise RuntimeError("the function of this pmap could not be sent here")
+    return run_function(f, keep_errors, batch)
+
+
+def run_function(f: Callable[..., Any], keep_errors: bool, batch: list[Element]) -> Any:
+    """Runs a batch of a function that is here."""
     if inspect.iscoroutinefunction(f):
         return _run_async(f, keep_errors, batch)
     start = time.perf_counter()

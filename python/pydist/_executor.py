@@ -108,6 +108,8 @@ def _run_call(
         finally:
             _interrupts.leave(key)
     except BaseException as error:
+        if _interrupts.leaving():
+            raise
         del f, args, kwargs
         _answer_error(executor, key, mode, error)
         return

@@ -107,6 +107,11 @@ def leave_main() -> None:
         signal.pthread_kill(_main, signal.SIGINT)
 
 
+def leaving() -> bool:
+    """Whether this worker is about to end: the main thread gives up what it runs."""
+    return _leave_now
+
+
 def _handle(signum: int, frame: FrameType | None) -> Any:
     global _main_target
     if _leave_now:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from . import _batches, _calls, _core, _refs, _serialize, _session
+from . import _batches, _calls, _core, _refs, _session
 from ._cluster import workers
 from ._errors import NoWorkersError, ProcessExitedException, load_exception
 
@@ -109,6 +110,17 @@ def _in_threads(
     return values
 
 
+@dataclasses.dataclass
+class _Flight:
+    """A batch that is under way."""
+
+    pid: int
+    index: int
+    count: int
+    call: int | None = None
+    future: _refs.Future | None = None
+
+
 class _Map:
     """One run of `pmap`: batches go to workers as these have room, values are put in order as they come."""
 
@@ -121,6 +133,8 @@ class _Map:
         on_error: Callable[[BaseException], Any] | None,
     ) -> None:
         self._key = uuid.uuid4().hex
+        self._f = f
+        self._me = _core.me()
         self._function = _calls._dump(_batches.install, (self._key, f), {})
         self._elements = elements
         self._auto = batch_size == "auto"
@@ -130,7 +144,7 @@ class _Map:
         self._installed: set[int] = set()
         self._busy = dict.fromkeys(pids, 0)
         self._window = IN_FLIGHT
-        self._flying: dict[int, tuple[int, int, int, int]] = {}
+        self._flying: dict[int, _Flight] = {}
         self._values: dict[int, Any] = {}
         self._next_key = 0
         self._next_index = 0
@@ -146,8 +160,11 @@ class _Map:
                 for key, outcome in self._queue.wait():
                     self._take(key, outcome)
         except BaseException:
-            for _, _, call, _ in self._flying.values():
-                _core.abandon(call)
+            for flight in self._flying.values():
+                if flight.call is not None:
+                    _core.abandon(flight.call)
+                elif flight.future is not None:
+                    flight.future.cancel()
             raise
         finally:
             self._forget()
@@ -186,26 +203,37 @@ class _Map:
             self._exhausted = True
         if not batch:
             return
+        key = self._next_key
+        self._next_key += 1
+        self._busy[pid] += 1
+        self._flying[key] = _Flight(pid, self._next_index, len(batch))
+        self._next_index += len(batch)
+        if pid == self._me:
+            self._run_here(key, batch)
+            return
         if pid not in self._installed:
             self._install(pid)
         arguments = (self._key, self._on_error is not None, batch)
         data, buffers, refs = _calls._dump(_batches.run, arguments, {})
-        key = self._next_key
-        self._next_key += 1
         call = _core.call_queue(pid, data, buffers, refs, self._queue, key)
         _refs.unpin()
-        self._busy[pid] += 1
-        self._flying[key] = (pid, self._next_index, call, len(batch))
-        self._next_index += len(batch)
+        self._flying[key].call = call
+
+    def _run_here(self, key: int, batch: list[tuple[Any, ...]]) -> None:
+        """Runs a batch in this process, which is one of the workers."""
+        future = _refs.call_here(_batches.run_function, (self._f, self._on_error is not None, batch), {})
+        self._flying[key].future = future
+        future._ref.tell(self._queue, key, False)
 
     def _take(self, key: int, outcome: _core.Outcome) -> None:
         if key == INSTALLED:
             if outcome.status == _refs.ERROR:
                 raise _refs.error_of(outcome)
             return
-        pid, index, _, count = self._flying.pop(key)
-        if outcome.status != _refs.VALUE:
-            error = _refs.error_of(outcome)
+        flight = self._flying.pop(key)
+        pid, index, count = flight.pid, flight.index, flight.count
+        result, error = self._result(flight, outcome)
+        if error is not None:
             if isinstance(error, ProcessExitedException):
                 self._busy.pop(pid, None)
             else:
@@ -215,11 +243,19 @@ class _Map:
             self._values[index] = [self._on_error(error) for _ in range(count)]
             return
         self._busy[pid] -= 1
-        seconds, values = _serialize.loads(outcome.data, outcome.buffers)
+        seconds, values = result
         if self._on_error is not None:
             values = [v if ok else self._on_error(load_exception(*v)) for ok, v in values]
         self._values[index] = values
         self._adapt(max(seconds, 1e-9), count)
+
+    def _result(self, flight: _Flight, outcome: _core.Outcome) -> tuple[Any, BaseException | None]:
+        if flight.future is None:
+            return _refs.load_outcome(outcome)
+        try:
+            return flight.future.fetch(), None
+        except BaseException as error:
+            return None, error
 
     def _adapt(self, seconds: float, count: int) -> None:
         """Fits the batches, and how many are under way, to the time that one took."""

@@ -340,7 +340,10 @@ def _rebuild(owner: int, whence: int, id: int) -> Any:
         known = _futures.get((whence, id))
         if known is not None:
             return known
-        return wrap(_core.reference(owner, whence, id))
+        future = wrap(_core.reference(owner, whence, id))
+        # Others hold it: a value set here must outlive the objects of this process.
+        future._exported = owner == _core.me()
+        return future
 
 
 def _with_outcome(ref: tuple[int, int, int], value: Any, error: Any) -> Any:

@@ -128,6 +128,7 @@ def _at_exit() -> None:
         return
     from . import _cluster
 
+    _core.park_other_threads()
     try:
         _cluster.shut_down()
     finally:

@@ -18,6 +18,8 @@ use crate::errors;
 static NODE: OnceLock<Arc<Node>> = OnceLock::new();
 static FORKED: AtomicBool = AtomicBool::new(false);
 static CLOSED: AtomicBool = AtomicBool::new(false);
+/// Threads other than the main one stay asleep when they come back from the core.
+static PARKING: AtomicBool = AtomicBool::new(false);
 
 /// The node of this process, or the error that says why there is none.
 pub(crate) fn node() -> PyResult<&'static Arc<Node>> {
@@ -58,7 +60,7 @@ pub(crate) fn detached<T: Send>(py: Python<'_>, act: impl FnOnce() -> T + Send) 
 }
 
 pub(crate) fn sleep_if_closed() {
-    while CLOSED.load(Ordering::SeqCst) && !is_main_thread() {
+    while PARKING.load(Ordering::SeqCst) && !is_main_thread() {
         std::thread::sleep(Duration::from_secs(3600));
     }
 }
@@ -259,10 +261,17 @@ pub(crate) fn is_running() -> bool {
     node().is_ok()
 }
 
+/// The process is about to end: other threads that wait in pydist hear nothing of it.
+#[pyfunction]
+pub(crate) fn park_other_threads() {
+    PARKING.store(true, Ordering::SeqCst);
+}
+
 /// Ends the node: its executors are told to stop, connections are shut down, waiting threads stay asleep.
 #[pyfunction]
 pub(crate) fn close(py: Python<'_>) {
     if let Ok(node) = node() {
+        PARKING.store(true, Ordering::SeqCst);
         CLOSED.store(true, Ordering::SeqCst);
         py.detach(|| node.close());
     }
