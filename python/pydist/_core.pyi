@@ -85,6 +85,7 @@ def start(
     python: tuple[int, int, int],
     package: str,
     allow_python_mismatch: bool,
+    topology: str,
     message_max: int,
 ) -> None: ...
 def listen(address: str) -> str: ...

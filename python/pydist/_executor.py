@@ -108,7 +108,7 @@ def _run_call(
         finally:
             _interrupts.leave(key)
     except BaseException as error:
-        if _interrupts.leaving():
+        if _interrupts.leaving() and threading.current_thread() is threading.main_thread():
             raise
         del f, args, kwargs
         _answer_error(executor, key, mode, error)
@@ -163,7 +163,8 @@ def print_error(error: BaseException) -> None:
 def _run_local(executor: _core.Executor, id: int) -> None:
     call = _refs.take_local_call(id)
     key = (_core.me(), id)
-    if call is None or not executor.started(*key):
+    wanted = executor.started(*key)
+    if call is None or not wanted:
         return
     future, f, args, kwargs = call
     del call

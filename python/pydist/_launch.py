@@ -132,8 +132,14 @@ class LocalWorker:
             "sys_path": here if own else [],
             "more_path": [] if own else [p for p in here if not p.startswith(prefixes)],
             "timeout": self.timeout(),
+            "topology": self._topology(),
         }
         return session.cookie.hex().encode() + b"\n" + json.dumps(config).encode() + b"\n"
+
+    def _topology(self) -> str:
+        if self._params.topology != "all_to_all":
+            return "star"
+        return "lazy" if self._params.lazy else "eager"
 
     def timeout(self) -> float:
         """Seconds that the worker has for its start."""

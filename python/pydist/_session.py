@@ -43,9 +43,9 @@ def package_version() -> str:
 
 
 def start_node(
-    pid: int, *, cookie: bytes, cluster: bytes, inst: bytes, address: str, host: str, listen: bool = True
+    pid: int, *, cookie: bytes, cluster: bytes, inst: bytes, address: str, host: str, topology: str = "lazy"
 ) -> None:
-    """Starts the core of this process and, with `listen`, its listener."""
+    """Starts the core of this process and its listener."""
     global _started
     _core.start(
         pid,
@@ -58,10 +58,10 @@ def start_node(
         python=sys.version_info[:3],
         package=package_version(),
         allow_python_mismatch=_config.allow_python_mismatch(),
+        topology=topology,
         message_max=_config.message_max(),
     )
-    if listen:
-        _core.listen(address)
+    _core.listen(address)
     os.register_at_fork(after_in_child=_after_fork)
     _started = True
 

@@ -27,6 +27,7 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         inst=bytes.fromhex(config["inst"]),
         address=config["address"],
         host=config["host"],
+        topology=config["topology"],
     )
     _core.die_with_parent(_parent_pipe, config["parent"])
     _core.dial_head(config["head"], bytes.fromhex(config["head_inst"]))

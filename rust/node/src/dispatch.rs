@@ -18,7 +18,7 @@ use crate::death::{Dying, STATUS_WAIT};
 use crate::driver::{Event, TIMER, WAKER};
 use crate::inbox::Item;
 use crate::link::{Link, Reading};
-use crate::node::{Arrival, Node, TELL_AFTER};
+use crate::node::{Arrival, Node, TELL_AFTER, Topology};
 use crate::waiter::Wake;
 
 /// The token of the listening socket.
@@ -106,7 +106,12 @@ impl Node {
             Output::Export(id) => self.push_item(Item::Export(id)),
             Output::Exit => self.push_item(Item::Exit),
             Output::WorkerReady(pid) => self.worker_ready(pid),
-            Output::Joined(_) => {}
+            Output::Joined(pid) => {
+                // The one that came later dials.
+                if self.config.topology == Topology::Eager && pid != HEAD && pid < self.me() {
+                    self.link_to(pid);
+                }
+            }
             Output::Left(pid) => {
                 if let Some(link) = self.links.write().remove(&pid) {
                     self.retire(&link);
@@ -452,21 +457,13 @@ impl Node {
 
     /// The head is gone: this worker and whatever it has started end at once, without Python.
     pub fn die(&self) -> ! {
-        if let Some(path) = self.config.me.address.strip_prefix("unix:") {
-            let _ = std::fs::remove_file(path);
-            if let Some(folder) = std::path::Path::new(path).parent() {
-                // Fails while other workers still have their sockets there.
-                let _ = std::fs::remove_file(folder.join("1"));
-                let _ = std::fs::remove_dir(folder);
-            }
-        }
-        // SAFETY: these calls take plain numbers and touch no memory of the process.
-        unsafe {
-            if libc::getpgrp() == libc::getpid() {
-                libc::kill(0, libc::SIGKILL);
-            }
-            libc::_exit(1)
-        }
+        crate::ending::end_with_group()
+    }
+
+    /// Has the kernel end this worker, and what it has started, with the thread that started it.
+    pub fn die_with_thread_of_parent(&self) {
+        crate::ending::prepare(&self.config.me.address);
+        crate::ending::follow_parent();
     }
 
     /// Sends a message of the core; one to a process that is gone is dropped.

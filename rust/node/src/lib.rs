@@ -3,6 +3,7 @@
 mod death;
 mod dispatch;
 mod driver;
+mod ending;
 pub mod inbox;
 mod link;
 mod listener;
@@ -13,6 +14,6 @@ mod reactor;
 mod sending;
 pub mod waiter;
 
-pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
+pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot, Topology};
 pub use parker::Parked;
 pub use sending::{CallFailed, Payload};

@@ -27,8 +27,21 @@ pub struct Config {
     pub cluster: [u8; 16],
     pub versions: Versions,
     pub allow_python_mismatch: bool,
+    pub topology: Topology,
     /// Messages over this many bytes are refused.
     pub message_max: u64,
+}
+
+/// Which workers are connected to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Topology {
+    /// Any two, once one calls the other.
+    #[default]
+    Lazy,
+    /// Any two, from the start.
+    Eager,
+    /// None: only process 1 and each worker.
+    Star,
 }
 
 /// The process could not start or connect.
@@ -146,6 +159,9 @@ impl Node {
             parent: Mutex::default(),
             listener_paused: AtomicBool::new(false),
         });
+        if node.config.topology == Topology::Star {
+            node.machine.lock().set_star();
+        }
         crate::reactor::spawn(node.clone())?;
         Ok(node)
     }

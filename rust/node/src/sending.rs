@@ -16,6 +16,8 @@ use crate::waiter::Wake;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CallFailed {
     NoSuchProcess(ProcId),
+    /// The topology does not connect these two.
+    NotConnected(ProcId, ProcId),
     Exited(ProcId, String),
     /// A signal arrived while the call waited for room in the connection; it was not made.
     Signal,
@@ -25,6 +27,7 @@ impl From<CallError> for CallFailed {
     fn from(error: CallError) -> CallFailed {
         match error {
             CallError::NoSuchProcess(pid) => CallFailed::NoSuchProcess(pid),
+            CallError::NotConnected(here, there) => CallFailed::NotConnected(here, there),
             CallError::Exited(pid, reason) => CallFailed::Exited(pid, reason),
         }
     }

@@ -51,6 +51,8 @@ pub enum Output<W> {
 pub enum CallError {
     #[error("there is no process {0}")]
     NoSuchProcess(ProcId),
+    #[error("process {0} is not connected to process {1}")]
+    NotConnected(ProcId, ProcId),
     #[error("process {0} has exited: {1}")]
     Exited(ProcId, String),
 }
@@ -111,6 +113,7 @@ pub enum Watch {
 /// The state of one process.
 pub struct Machine<W> {
     me: ProcId,
+    star: bool,
     next_id: u64,
     next_key: u64,
     members: BTreeMap<ProcId, Member>,
@@ -132,6 +135,7 @@ impl<W> Machine<W> {
     pub fn new(me: Member) -> Machine<W> {
         Machine {
             me: me.pid,
+            star: false,
             next_id: 1,
             next_key: 1,
             members: BTreeMap::from([(me.pid, me)]),
@@ -148,6 +152,11 @@ impl<W> Machine<W> {
 
     pub fn me(&self) -> ProcId {
         self.me
+    }
+
+    /// Workers are connected to process 1 alone.
+    pub fn set_star(&mut self) {
+        self.star = true;
     }
 
     /// Takes what is to be done, in order.
@@ -173,6 +182,9 @@ impl<W> Machine<W> {
 
     /// Fails unless `pid` is a process that can be called.
     pub fn check_pid(&self, pid: ProcId) -> Result<(), CallError> {
+        if self.star && self.me != HEAD && pid != HEAD && pid != self.me {
+            return Err(CallError::NotConnected(self.me, pid));
+        }
         if self.members.contains_key(&pid) {
             return Ok(());
         }

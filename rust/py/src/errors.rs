@@ -21,10 +21,21 @@ pub(crate) fn call_failed(py: Python<'_>, failed: CallFailed) -> PyErr {
             PyValueError::new_err(format!("there is no process {pid} in this cluster"))
         }
         CallFailed::Exited(pid, reason) => exited(py, pid, &reason),
+        CallFailed::NotConnected(here, there) => not_connected(py, here, there),
         CallFailed::Signal => match py.check_signals() {
             Err(error) => error,
             Ok(()) => PyRuntimeError::new_err("interrupted by a signal"),
         },
+    }
+}
+
+fn not_connected(py: Python<'_>, here: u32, there: u32) -> PyErr {
+    let made = py
+        .import("pydist._errors")
+        .and_then(|module| module.getattr("NotConnectedError")?.call1((here, there)));
+    match made {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(error) => error,
     }
 }
 

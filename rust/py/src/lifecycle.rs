@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pydist_node::{Config, JoinError, Node};
+use pydist_node::{Config, JoinError, Node, Topology};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::message::Member;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -30,6 +30,7 @@ pub(crate) fn node() -> PyResult<&'static Arc<Node>> {
         ));
     }
     if CLOSED.load(Ordering::Relaxed) {
+        Python::attach(|py| py.detach(sleep_if_closed));
         return Err(PyRuntimeError::new_err(
             "pydist has been shut down in this process",
         ));
@@ -72,7 +73,7 @@ fn is_main_thread() -> bool {
 
 /// Starts the node of this process.
 #[pyfunction]
-#[pyo3(signature = (pid, *, ospid, cookie, cluster, inst, address, host, python, package, allow_python_mismatch, message_max))]
+#[pyo3(signature = (pid, *, ospid, cookie, cluster, inst, address, host, python, package, allow_python_mismatch, topology, message_max))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn start(
     pid: u32,
@@ -85,6 +86,7 @@ pub(crate) fn start(
     python: (u8, u8, u8),
     package: String,
     allow_python_mismatch: bool,
+    topology: &str,
     message_max: u64,
 ) -> PyResult<()> {
     if FORKED.load(Ordering::Relaxed) || NODE.get().is_some() {
@@ -94,6 +96,12 @@ pub(crate) fn start(
         ));
     }
     let cookie = Cookie::new(cookie).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    let topology = match topology {
+        "lazy" => Topology::Lazy,
+        "eager" => Topology::Eager,
+        "star" => Topology::Star,
+        other => return Err(PyValueError::new_err(format!("unknown topology {other:?}"))),
+    };
     let me = Member {
         pid,
         ospid,
@@ -108,6 +116,7 @@ pub(crate) fn start(
         cluster,
         versions,
         allow_python_mismatch,
+        topology,
         message_max,
     };
     let started = Node::start(config).map_err(|error| errors::node_error(&error))?;
@@ -290,11 +299,9 @@ pub(crate) fn after_fork_in_child() {
 /// Has this worker end with its parent: by a signal of the kernel, and when the pipe `parent` hangs up.
 #[pyfunction]
 pub(crate) fn die_with_parent(parent: i32, parent_ospid: i32) -> PyResult<()> {
-    // SAFETY: both calls take plain numbers; the descriptor was duplicated for this and belongs to nobody else.
-    let pipe = unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        std::os::fd::OwnedFd::from_raw_fd(parent)
-    };
+    node()?.die_with_thread_of_parent();
+    // SAFETY: the descriptor was duplicated for this and belongs to nobody else.
+    let pipe = unsafe { std::os::fd::OwnedFd::from_raw_fd(parent) };
     // SAFETY: takes nothing, touches no memory.
     if parent_ospid != 0 && unsafe { libc::getppid() } != parent_ospid {
         node()?.die();
