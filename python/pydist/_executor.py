@@ -108,8 +108,6 @@ def _run_call(
         finally:
             _interrupts.leave(key)
     except BaseException as error:
-        if _interrupts.leaving() and threading.current_thread() is threading.main_thread():
-            raise
         del f, args, kwargs
         _answer_error(executor, key, mode, error)
         return
@@ -139,6 +137,8 @@ def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, val
 
 
 def _answer_error(executor: _core.Executor, key: tuple[int, int], mode: int, error: BaseException) -> None:
+    if _interrupts.leaving() and threading.current_thread() is threading.main_thread():
+        raise error
     if mode == _DO:
         print_error(error)
     try:

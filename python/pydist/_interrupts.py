@@ -105,6 +105,9 @@ def leave_main() -> None:
     _leave_now = True
     if _main is not None and threading.get_ident() != _main:
         signal.pthread_kill(_main, signal.SIGINT)
+        executor = _executors.get(_main)
+        if executor is not None:
+            executor.nudge()
 
 
 def leaving() -> bool:

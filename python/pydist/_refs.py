@@ -167,6 +167,8 @@ class Future:
             unpin()
             if not done:
                 raise FutureAlreadySetError(f"{self!r} has a value already")
+            self._outcome = (value, None)
+            self._done = True
         return self
 
     def cancel(self) -> bool:

@@ -338,7 +338,7 @@ def test_f42_exit_with_outstanding_calls_and_waiting_daemon_threads():
 
     waits = [futures[0].fetch, futures[1].wait, empty.fetch, forever, forever, lambda: d.pmap(nap, [600] * 4),
              lambda: d.remotecall_fetch(nap, pids[1], 600), lambda: list(d.as_completed(futures)),
-             lambda: asyncio.run(asyncio.wait_for(asyncio.shield(asyncio.sleep(600)), 600))]
+             lambda: asyncio.run(asyncio.wait_for(futures[2], 600))]
     for wait in waits:
         threading.Thread(target=wait, daemon=True).start()
     begin = time.monotonic()

@@ -63,8 +63,9 @@ impl Executor {
     pub(crate) fn interrupt(&self, node: &Node) -> bool {
         self.interrupted.store(true, Ordering::SeqCst);
         let waiting = self.waiting.lock();
-        if let Some(wait) = &*waiting {
-            wait.nudge(node);
+        match &*waiting {
+            Some(wait) => wait.nudge(node),
+            None => self.parker.unpark(&node.driver),
         }
         waiting.is_some()
     }

@@ -300,7 +300,7 @@ impl Node {
             if let Some(taken) = self.inbox.take(executor) {
                 return Ok(taken);
             }
-            if executor.parker.park(self, None, may_lead) == Parked::Signal {
+            if executor.parker.park(self, None, may_lead) == Parked::Signal || executor.take_interrupt() {
                 return Err(Parked::Signal);
             }
         }

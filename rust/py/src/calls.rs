@@ -66,7 +66,7 @@ pub(crate) fn call_fetch(
             node.call_fetch(pid, payload, Wake::Cell(cell.clone()))
         })?
     };
-    match wait(py, cell.clone(), || cell.wait(node, None, true)) {
+    match wait(py, cell.clone(), None, |end| cell.wait(node, end, true)) {
         Ok(answer) => outcome(py, answer),
         Err(ended) => {
             node.abandon(id);

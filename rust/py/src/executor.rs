@@ -34,7 +34,7 @@ impl Executor {
         let node = node()?;
         let until = deadline(Some(seconds))?;
         let cell = Cell::new();
-        match wait(py, cell.clone(), || cell.wait(node, until, false)) {
+        match wait(py, cell.clone(), until, |end| cell.wait(node, end, false)) {
             Err(Ended::Raised(error)) => Err(error),
             Ok(_) | Err(Ended::TimedOut) => Ok(()),
         }

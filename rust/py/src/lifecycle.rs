@@ -66,7 +66,7 @@ pub(crate) fn sleep_if_closed() {
     }
 }
 
-fn is_main_thread() -> bool {
+pub(crate) fn is_main_thread() -> bool {
     // SAFETY: both calls take nothing and touch no memory of the process.
     unsafe { i64::from(libc::getpid()) == libc::syscall(libc::SYS_gettid) }
 }

@@ -41,7 +41,7 @@ impl Queue {
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<(u64, Outcome)>> {
         let node = node()?;
         let until = deadline(timeout)?;
-        match wait(py, self.inner.clone(), || self.inner.wait(node, until)) {
+        match wait(py, self.inner.clone(), until, |end| self.inner.wait(node, end)) {
             Ok(ready) => convert(py, ready),
             Err(Ended::TimedOut) => Ok(Vec::new()),
             Err(Ended::Raised(error)) => Err(error),

@@ -47,7 +47,7 @@ impl Ref {
             Watch::Now(outcome) => return Ok(outcome),
             Watch::Later(key) => key,
         };
-        match wait(py, cell.clone(), || cell.wait(node, until, true)) {
+        match wait(py, cell.clone(), until, |end| cell.wait(node, end, true)) {
             Ok(outcome) => Ok(outcome),
             Err(ended) => {
                 node.unwatch(id, key);
@@ -72,7 +72,7 @@ impl Ref {
         let cell = Cell::new();
         let wake = Wake::Cell(cell.clone());
         let req = sending(py, sent, |payload| node.ref_op(self.target, op, payload, wake))?;
-        wait(py, cell.clone(), || cell.wait(node, None, true)).map_err(|ended| {
+        wait(py, cell.clone(), None, |end| cell.wait(node, end, true)).map_err(|ended| {
             node.abandon(req);
             match ended {
                 Ended::Raised(error) => error,

@@ -10,7 +10,7 @@ use pydist_node::waiter::Nudge;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 
-use crate::lifecycle::{detached, node};
+use crate::lifecycle::{detached, is_main_thread, node};
 
 thread_local! {
     static EXECUTOR: RefCell<Option<Arc<Executor>>> = const { RefCell::new(None) };
@@ -41,23 +41,38 @@ pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
         .and_then(|d| Instant::now().checked_add(d)))
 }
 
+/// How often the main thread looks for signals while it waits. A signal that comes while it waits ends the wait at
+/// once; one that comes just before has run its handler in C already, and wakes nobody.
+const SIGNALS_EVERY: Duration = Duration::from_millis(50);
+
 /// Waits without the interpreter until `attempt` gives a result; runs signal handlers in between.
 ///
-/// `target` is what `attempt` waits on: an interrupt of the call that waits here nudges it.
+/// `attempt` is given the time at which it is to return; `until` is the end of the whole wait. `target` is what `attempt` waits on: an interrupt of the call that waits here nudges it.
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     target: Arc<dyn Nudge>,
-    attempt: impl Fn() -> Result<T, Parked> + Send + Sync,
+    until: Option<Instant>,
+    attempt: impl Fn(Option<Instant>) -> Result<T, Parked> + Send + Sync,
 ) -> Result<T, Ended> {
+    let main = is_main_thread();
     let executor = EXECUTOR.with_borrow(Clone::clone);
     let node = node().map_err(Ended::Raised)?;
     loop {
+        let slice = if main {
+            Instant::now().checked_add(SIGNALS_EVERY)
+        } else {
+            None
+        };
+        let end = match (slice, until) {
+            (Some(slice), Some(until)) => Some(slice.min(until)),
+            (slice, until) => slice.or(until),
+        };
         let result = detached(py, || match &executor {
-            None => attempt(),
+            None => attempt(end),
             Some(executor) => {
                 node.block(executor);
                 executor.set_waiting(Some(target.clone()));
-                let result = attempt();
+                let result = attempt(end);
                 executor.set_waiting(None);
                 node.unblock(executor);
                 result
@@ -65,7 +80,9 @@ pub(crate) fn wait<T: Send>(
         });
         match result {
             Ok(value) => return Ok(value),
-            Err(Parked::TimedOut) => return Err(Ended::TimedOut),
+            Err(Parked::TimedOut) if until.is_some_and(|until| Instant::now() >= until) => {
+                return Err(Ended::TimedOut);
+            }
             Err(_) => py.check_signals().map_err(Ended::Raised)?,
         }
         if executor
