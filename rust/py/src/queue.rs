@@ -7,7 +7,7 @@ use pydist_node::waiter;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::lifecycle::node;
+use crate::lifecycle::{detached, node};
 use crate::outcome::{Outcome, outcome_object};
 use crate::waiting::{Ended, deadline, wait};
 
@@ -50,7 +50,8 @@ impl Queue {
 
     /// Takes all outcomes that are there.
     fn drain(&self, py: Python<'_>) -> PyResult<Vec<(u64, Outcome)>> {
-        convert(py, self.inner.drain())
+        let ready = detached(py, || self.inner.drain());
+        convert(py, ready)
     }
 
     /// Wakes who waits, with an outcome of status Yes under a key.
