@@ -1,5 +1,7 @@
 //! Two processes' cores in one, joined by a Unix socket, with Rust in the place of Python.
 
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
