@@ -24,8 +24,8 @@ START = """
 
 
 def workers_of(script: Script) -> list[int]:
-    script.wait_for("workers")
-    return [int(pid) for pid in re.search(r"workers ([\d ]+)", script.out)[1].split()]
+    line = wait_until(lambda: re.search(r"workers ([\d ]+)\n", script.out), 30, "the line with the workers")
+    return [int(pid) for pid in line[1].split()]
 
 
 STATES = {
