@@ -16,6 +16,7 @@ from ._cluster import (
     stats,
     workers,
 )
+from ._core import __version__
 from ._errors import (
     AuthenticationError,
     CancelledError,
@@ -35,8 +36,6 @@ from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
 from ._pmap import pmap
 from ._refs import Future, as_completed, fetch, wait
 from ._serialize import register_by_value, unregister_by_value
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AuthenticationError",

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+__version__: str
+
 _Ref = tuple[int, int, int]
 
 class Buffer:

@@ -35,13 +35,6 @@ class Session:
 session: Session | None = None
 
 
-def package_version() -> str:
-    """The version of pydist."""
-    from . import __version__
-
-    return __version__
-
-
 def start_node(
     pid: int, *, cookie: bytes, cluster: bytes, inst: bytes, address: str, host: str, topology: str = "lazy"
 ) -> None:
@@ -56,7 +49,7 @@ def start_node(
         address=address,
         host=host,
         python=sys.version_info[:3],
-        package=package_version(),
+        package=_core.__version__,
         allow_python_mismatch=_config.allow_python_mismatch(),
         topology=topology,
         message_max=_config.message_max(),

@@ -10,10 +10,12 @@ mod queue;
 mod refs;
 mod waiting;
 
-use pyo3::prelude::*;
+use pyo3::pymodule;
 
 #[pymodule]
 mod _core {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use super::buffer::Buffer;
     #[pymodule_export]
@@ -32,4 +34,10 @@ mod _core {
     use super::queue::Queue;
     #[pymodule_export]
     use super::refs::{Ref, create_future, exported, local_call, reference};
+
+    /// Tells Python the version, which stands in `Cargo.toml` alone.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
 }
