@@ -16,7 +16,7 @@ from ._cluster import (
     stats,
     workers,
 )
-from ._core import __version__
+from ._core import __version__ as __version__
 from ._errors import (
     AuthenticationError,
     CancelledError,
