@@ -20,6 +20,31 @@ _started = False
 _forked = False
 
 
+FOLDER_MAX = 80
+"""The longest folder, in bytes, whose sockets' paths fit into an address of the system (108 bytes)."""
+
+
+def _socket_folder() -> str:
+    """Makes a folder that only its owner may enter, where the paths of sockets are not too long.
+
+    Raises:
+        OSError: there is no such place; the message names those that were tried.
+    """
+    tried = []
+    for parent in dict.fromkeys(
+        (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp")
+    ):
+        if not parent or len(os.fsencode(parent)) > FOLDER_MAX:
+            continue
+        try:
+            return tempfile.mkdtemp(prefix="pydist-", dir=parent)
+        except OSError as error:
+            tried.append(str(error))
+    raise OSError(
+        f"no folder for the sockets of the cluster can be made: {'; '.join(tried) or 'paths too long'}"
+    )
+
+
 class Session:
     """What process 1 keeps for its cluster."""
 
@@ -27,7 +52,7 @@ class Session:
         self.cookie = secrets.token_bytes(32)
         self.cluster = os.urandom(16)
         self.inst = os.urandom(16)
-        self.folder = tempfile.mkdtemp(prefix="pydist-")
+        self.folder = _socket_folder()
         self.address = f"unix:{os.path.join(self.folder, '1')}"
         self.host = socket.gethostname()
 
