@@ -26,6 +26,7 @@ BLAS_VARIABLES = (
 
 _BOOTSTRAP = (
     "import os,sys\n"
+    "sys.path[:]=[p for p in sys.path if p]\n"
     "b=b''\n"
     "while b.count(b'\\n')<2:\n"
     " c=os.read(0,65536)\n"
@@ -119,7 +120,7 @@ class LocalWorker:
         assert session is not None
         own = self._params.exename in (None, sys.executable)
         prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-        here = [os.path.abspath(p) if p == "" else p for p in sys.path]
+        here = [os.path.abspath(p) if p == "" else p for p in map(str, sys.path)]
         config = {
             "pid": self.pid,
             "host": self.host,

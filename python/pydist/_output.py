@@ -58,8 +58,8 @@ class Stream:
             if target is not None:
                 target.write(text)
                 target.flush()
-        except (OSError, ValueError):
-            # Nobody reads the output of this process any more; the worker is not to suffer from it.
+        except Exception:
+            # Whatever is wrong with the output of this process, its workers are not to suffer from it.
             return
 
 

@@ -178,7 +178,8 @@ def local_exception(exc: BaseException, pid: int) -> RemoteException:
         return exc
     wrapped = remote_exception(exc, pid, format_traceback(exc, notes=False), this_host())
     for each in _chain(exc, limit=1000):
-        each.__traceback__ = None
+        # Not by the attribute: a class may forbid to set any.
+        BaseException.__setattr__(each, "__traceback__", None)
     return wrapped
 
 
