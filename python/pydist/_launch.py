@@ -120,7 +120,8 @@ class LocalWorker:
         assert session is not None
         own = self._params.exename in (None, sys.executable)
         prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-        here = [os.path.abspath(p) if p == "" else p for p in map(str, sys.path)]
+        here = _import_path()
+        asked = [p for p in self._params.env.get("PYTHONPATH", "").split(os.pathsep) if p]
         config = {
             "pid": self.pid,
             "host": self.host,
@@ -130,7 +131,7 @@ class LocalWorker:
             "address": self.address,
             "inst": self.inst.hex(),
             "parent": os.getpid(),
-            "sys_path": here if own else [],
+            "sys_path": asked + here if own else [],
             "more_path": [] if own else [p for p in here if not p.startswith(prefixes)],
             "timeout": self.timeout(),
             "topology": self._topology(),
@@ -219,6 +220,15 @@ class LocalWorker:
         """Waits until what it printed has been passed on."""
         for stream in self._streams:
             stream.ended.wait(seconds)
+
+
+def _import_path() -> list[str]:
+    """`sys.path` of this process, without the working directory where that is gone."""
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        folder = ""
+    return [path for path in (str(p) or folder for p in sys.path) if path]
 
 
 def launch_error(error: OSError, worker: LocalWorker) -> LaunchWorkerError:

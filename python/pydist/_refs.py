@@ -111,6 +111,7 @@ class Future:
 
         Distributed.jl: `fetch`.
         """
+        _session.refuse_in_forked_child()
         if not self._done:
             self._accept(self._ref.fetch(timeout), timeout)
         value, error = self._outcome
@@ -450,6 +451,8 @@ def wait(x: Future, timeout: float | None = None) -> Future:
 
     Distributed.jl: `wait`.
     """
+    if isinstance(x, InvalidFuture):
+        return x.wait(timeout)
     if not isinstance(x, Future):
         raise TypeError(f"wait() takes a Future, not {type(x).__name__}")
     return x.wait(timeout)
@@ -472,6 +475,8 @@ def as_completed(futures: Iterable[Future], timeout: float | None = None) -> Ite
     """
     waiting = dict(enumerate(dict.fromkeys(futures)))
     for future in waiting.values():
+        if isinstance(future, InvalidFuture):
+            future.wait()
         if not isinstance(future, Future):
             raise TypeError(f"as_completed() takes futures, not {type(future).__name__}")
     return _as_completed(waiting, timeout)

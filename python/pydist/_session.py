@@ -88,6 +88,7 @@ def ensure_started() -> None:
     """Makes this process the first of a cluster, unless it belongs to one."""
     global session
     if _started:
+        refuse_in_forked_child()
         return
     with _lock:
         if _started:
@@ -112,8 +113,22 @@ def ensure_started() -> None:
         _executor.start(leads=False)
 
 
+def refuse_in_forked_child() -> None:
+    """Fails in a forked child of a process of the cluster.
+
+    Raises:
+        RuntimeError: this is one.
+    """
+    if _forked:
+        raise RuntimeError(
+            "pydist cannot be used in a forked child process: the connections belong to its parent; "
+            "start a new interpreter instead"
+        )
+
+
 def is_head() -> bool:
     """Whether this process is process 1."""
+    refuse_in_forked_child()
     return not _started or session is not None
 
 

@@ -285,11 +285,6 @@ impl Inbox {
         Pushed { wake, check: true }
     }
 
-    pub(crate) fn queued(&self) -> usize {
-        let state = self.state.lock();
-        state.queue.len() + state.urgent.len()
-    }
-
     pub(crate) fn executors(&self) -> usize {
         self.state.lock().executors
     }

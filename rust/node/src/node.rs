@@ -390,11 +390,6 @@ impl Node {
         }
     }
 
-    /// How many calls wait for an executor.
-    pub fn calls_queued(&self) -> usize {
-        self.inbox.queued()
-    }
-
     /// Has something written to the log, at most once a second; what is left out is counted.
     pub(crate) fn note(&self, text: String) {
         let mut noted = self.noted.lock();

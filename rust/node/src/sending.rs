@@ -180,9 +180,9 @@ impl Node {
         self.with_machine(|machine| machine.cancel(id))
     }
 
-    /// Queues a call to this process itself; `key` names it in Python.
-    pub fn call_local(&self, with_future: bool) -> RefId {
-        self.with_machine(|machine| machine.open_local_call(with_future))
+    /// Opens a call to this process itself, whose value is to be under the reference.
+    pub fn call_local(&self) -> RefId {
+        self.with_machine(|machine| machine.open_local_call())
     }
 
     /// Hands a call to this process itself to the executors.

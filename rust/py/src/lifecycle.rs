@@ -258,18 +258,6 @@ pub(crate) fn stats(py: Python<'_>) -> PyResult<BTreeMap<&'static str, u64>> {
     ]))
 }
 
-/// How many calls wait for a thread here.
-#[pyfunction]
-pub(crate) fn calls_queued() -> PyResult<usize> {
-    Ok(node()?.calls_queued())
-}
-
-/// Whether the node of this process runs.
-#[pyfunction]
-pub(crate) fn is_running() -> bool {
-    node().is_ok()
-}
-
 /// The process is about to end: other threads that wait in pydist hear nothing of it.
 #[pyfunction]
 pub(crate) fn park_other_threads() {

@@ -139,7 +139,8 @@ impl Ref {
     fn isready(&self, py: Python<'_>) -> PyResult<bool> {
         let node = node()?;
         if node.known_ready(self.target.id) {
-            return Ok(true);
+            // It may be known that there never will be a value, which is raised.
+            return self.wait(py, None).map(|_| true);
         }
         if self.target.owner == node.me() {
             return Ok(false);
@@ -203,11 +204,6 @@ impl Ref {
         Ok(())
     }
 
-    /// The call to this process itself is about to run; false where it was cancelled.
-    fn begin(&self) -> PyResult<bool> {
-        Ok(node()?.begin_call(self.target.id.whence, self.target.id.id))
-    }
-
     /// The call to this process itself has ended; false where it was cancelled.
     fn finish(&self) -> PyResult<bool> {
         Ok(node()?.finish_local(self.target.id))
@@ -235,7 +231,7 @@ pub(crate) fn reference(owner: u32, whence: u32, id: u64) -> PyResult<Ref> {
 #[pyfunction]
 pub(crate) fn local_call() -> PyResult<Ref> {
     let node = node()?;
-    Ok(Ref::held(node.me(), node.call_local(true)))
+    Ok(Ref::held(node.me(), node.call_local()))
 }
 
 /// Hands over the pickled value of a reference of this process.

@@ -776,15 +776,8 @@ impl<W> Machine<W> {
     }
 
     /// Registers a call to this process itself, so that it can be cancelled and counted; it has no message.
-    pub fn open_local_call(&mut self, with_future: bool) -> RefId {
-        let id = if with_future {
-            self.create_local()
-        } else {
-            RefId {
-                whence: self.me,
-                id: self.fresh_id(),
-            }
-        };
+    pub fn open_local_call(&mut self) -> RefId {
+        let id = self.create_local();
         self.running.insert((id.whence, id.id), Run::Queued);
         id
     }
