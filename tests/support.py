@@ -33,6 +33,18 @@ def wait_until(condition: Callable[[], Any], timeout: float = 10, what: str = ""
     return value
 
 
+def sends_nothing(attempt: Callable[[], Any]) -> None:
+    """Fail where no attempt passes without a message; notices about earlier references may come between."""
+    import pydist
+
+    def quiet() -> bool:
+        before = pydist.stats()["messages_sent"]
+        attempt()
+        return pydist.stats()["messages_sent"] == before
+
+    wait_until(quiet, what="an attempt that sends nothing")
+
+
 # --- functions for workers ----------------------------------------------------------------------------------
 
 
