@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ._abstract_channel import AbstractChannel
 from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_wait
+from ._channels import RRID, Channel, RemoteChannel, channel_from_id, remoteref_id
 from ._cluster import (
     addprocs,
     cluster,
@@ -38,8 +40,11 @@ from ._refs import Future, as_completed, fetch, wait
 from ._serialize import register_by_value, unregister_by_value
 
 __all__ = [
+    "RRID",
+    "AbstractChannel",
     "AuthenticationError",
     "CancelledError",
+    "Channel",
     "ChannelClosedError",
     "ConnectionLostError",
     "FrameTooLargeError",
@@ -49,11 +54,13 @@ __all__ = [
     "NoWorkersError",
     "NotConnectedError",
     "ProcessExitedException",
+    "RemoteChannel",
     "RemoteException",
     "ThreadLimitError",
     "VersionMismatchError",
     "addprocs",
     "as_completed",
+    "channel_from_id",
     "cluster",
     "cluster_cookie",
     "fetch",
@@ -71,6 +78,7 @@ __all__ = [
     "remotecall_eval",
     "remotecall_fetch",
     "remotecall_wait",
+    "remoteref_id",
     "rmprocs",
     "spawn",
     "spawnat",

@@ -1,12 +1,13 @@
-"""Waiting for futures in asyncio: the core wakes the loop, without a thread per waiter."""
+"""Waiting for futures and channels in asyncio: the core wakes the loop, without a thread per waiter."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import weakref
 
-from . import _core
+from . import _core, _refs, _serialize
 
 
 class _Hub:
@@ -16,13 +17,18 @@ class _Hub:
         self._queue = _core.Queue(True)
         self._keys = itertools.count()
         self._waiting: dict[int, asyncio.Future[_core.Outcome]] = {}
+        # Requests to channels that have no answer yet, those that nobody wants any more included.
+        self._requests: dict[int, tuple[_core.Ref, int]] = {}
         loop.add_reader(self._queue.fileno(), self._drain)
 
     def _drain(self) -> None:
         for key, outcome in self._queue.drain():
             waiter = self._waiting.pop(key, None)
+            request = self._requests.pop(key, None)
             if waiter is not None and not waiter.done():
                 waiter.set_result(outcome)
+            elif request is not None:
+                _give_back(request, outcome)
 
     async def outcome_of(self, ref: _core.Ref) -> _core.Outcome:
         key = next(self._keys)
@@ -35,14 +41,71 @@ class _Hub:
             if self._waiting.pop(key, None) is not None and watch is not None:
                 ref.untell(watch)
 
+    async def channel_outcome(
+        self, ref: _core.Ref, op: int, dumped: _serialize.Dumped, timeout: float | None
+    ) -> _core.Outcome:
+        key = next(self._keys)
+        loop = asyncio.get_running_loop()
+        data, buffers, refs = dumped
+        until = _check_timeout(timeout)
+        req = _core.channel_tell(ref, op, data, [b.raw() for b in buffers], refs, self._queue, key)
+        _refs.unpin()
+        waiter = self._waiting[key] = loop.create_future()
+        self._requests[key] = ref, req
+        timer = until and loop.call_later(until[0], _core.channel_withdraw, ref, req)
+        try:
+            outcome: _core.Outcome = await waiter
+        except BaseException:
+            self._abandon(key, waiter, (ref, req))
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if outcome.status == _refs.VALUE:
+            _core.channel_confirm(ref, req)
+        return outcome
+
+    def _abandon(
+        self, key: int, waiter: asyncio.Future[_core.Outcome], request: tuple[_core.Ref, int]
+    ) -> None:
+        """The task behind a request was cancelled: an item that has come, or comes, is given back."""
+        self._waiting.pop(key, None)
+        if not waiter.cancelled():
+            _give_back(request, waiter.result())
+        elif _core.channel_unwant(*request):
+            self._requests.pop(key, None)
+
+
+def _give_back(request: tuple[_core.Ref, int], outcome: _core.Outcome) -> None:
+    if outcome.status == _refs.VALUE:
+        _core.channel_give_back(*request)
+
+
+def _check_timeout(timeout: float | None) -> tuple[float] | None:
+    """The seconds of a timeout that ends at some time."""
+    if timeout is not None and math.isnan(timeout):
+        raise ValueError("timeout must be a number of seconds, not NaN")
+    return None if timeout is None or timeout > 1e9 else (max(0.0, timeout),)
+
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = weakref.WeakKeyDictionary()
 
 
-async def outcome_of(ref: _core.Ref) -> _core.Outcome:
-    """The outcome of a reference, once it is there; the loop goes on meanwhile."""
+def _hub() -> _Hub:
     loop = asyncio.get_running_loop()
     hub = _hubs.get(loop)
     if hub is None:
         hub = _hubs[loop] = _Hub(loop)
-    return await hub.outcome_of(ref)
+    return hub
+
+
+async def outcome_of(ref: _core.Ref) -> _core.Outcome:
+    """The outcome of a reference, once it is there; the loop goes on meanwhile."""
+    return await _hub().outcome_of(ref)
+
+
+async def channel_outcome(
+    ref: _core.Ref, op: int, dumped: _serialize.Dumped, timeout: float | None
+) -> _core.Outcome:
+    """The answer of a channel; the loop goes on meanwhile, and a task that is cancelled loses no item."""
+    return await _hub().channel_outcome(ref, op, dumped, timeout)

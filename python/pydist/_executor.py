@@ -9,7 +9,7 @@ import threading
 import traceback
 from typing import Any
 
-from . import _config, _core, _interrupts, _refs, _serialize
+from . import _channels, _config, _core, _interrupts, _refs, _serialize
 from ._errors import dump_exception
 
 _VALUE, _ERROR = 0, 1
@@ -78,6 +78,8 @@ def _step(executor: _core.Executor) -> bool:
         _run_local(executor, what)
     elif kind == "export":
         _refs.export(*what)
+    elif kind == "freed":
+        _channels.drop_custom(*what)
     elif kind == "interrupt":
         _interrupts.interrupt(what)
     elif kind == "note":

@@ -6,12 +6,17 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _core, _serialize, _session
 from ._errors import CancelledError, FutureAlreadySetError, dump_exception, load_exception, local_exception
 
-VALUE, ERROR, CANCELLED, YES, NO, ALREADY_SET, UNKNOWN_REF, EXITED = range(8)
+if TYPE_CHECKING:
+    from ._channels import RemoteChannel
+
+Waitable = TypeVar("Waitable", "Future", "RemoteChannel")
+
+VALUE, ERROR, CANCELLED, YES, NO, ALREADY_SET, UNKNOWN_REF, EXITED, CLOSED = range(9)
 
 _futures: weakref.WeakValueDictionary[tuple[int, int], Future] = weakref.WeakValueDictionary()
 _futures_lock = threading.RLock()
@@ -30,6 +35,11 @@ def unpin() -> None:
     """The message that was pickled last on this thread has been sent."""
     if _pins.refs:
         _pins.refs.clear()
+
+
+def pin_until_sent(pin: _core.Ref) -> None:
+    """Keeps a reference that is being pickled on this thread until the message has been sent."""
+    _pins.refs.append(pin)
 
 
 class Future:
@@ -217,7 +227,7 @@ class Future:
                 pin = self._ref.pin()
                 if pin is None:
                     return _with_outcome, (ref, *self._carried())
-                _pins.refs.append(pin)
+                pin_until_sent(pin)
         _serialize.note_ref(*ref)
         return _rebuild, ref
 
@@ -412,13 +422,13 @@ def export(whence: int, id: int) -> None:
 
 
 def fetch(x: Any) -> Any:
-    """The value of a future; of a callable, its value on some worker; anything else is returned as it is.
+    """The value of a future, or the first item of a channel; of a callable, its value on some worker.
 
     Parameters:
-        x: a `Future`, a callable without parameters, or any object.
+        x: a `Future`, a `RemoteChannel` or a callable without parameters; anything else is itself.
 
     Raises:
-        What `Future.fetch` raises.
+        What `fetch` of a `Future` or a `RemoteChannel` raises.
 
     Distributed.jl: `fetch`, and `@fetch` for a callable.
 
@@ -426,7 +436,9 @@ def fetch(x: Any) -> Any:
     >>> d.fetch(7)
     7
     """
-    if isinstance(x, Future):
+    from ._channels import RemoteChannel
+
+    if isinstance(x, Future | RemoteChannel):
         return x.fetch()
     if isinstance(x, InvalidFuture):
         return x.fetch
@@ -437,25 +449,27 @@ def fetch(x: Any) -> Any:
     return x
 
 
-def wait(x: Future, timeout: float | None = None) -> Future:
-    """Waits until a future has a value, and returns it.
+def wait(x: Waitable, timeout: float | None = None) -> Waitable:
+    """Waits until a future has a value, or a channel an item, and returns the future or channel.
 
     Parameters:
-        x: the future.
+        x: the future or channel.
         timeout: seconds to wait; None for as long as it takes.
 
     Raises:
         TimeoutError: the time is over; nothing has changed.
-        ProcessExitedException: the process that was to set the value is gone.
-        TypeError: `x` is no future.
+        ProcessExitedException: the process that was to set the value, or that keeps the channel, is gone.
+        ChannelClosedError: the channel is closed and empty.
+        TypeError: `x` is neither.
 
     Distributed.jl: `wait`.
     """
-    if isinstance(x, InvalidFuture):
-        return x.wait(timeout)
-    if not isinstance(x, Future):
-        raise TypeError(f"wait() takes a Future, not {type(x).__name__}")
-    return x.wait(timeout)
+    from ._channels import RemoteChannel
+
+    if not isinstance(x, Future | RemoteChannel | InvalidFuture):
+        raise TypeError(f"wait() takes a Future or a RemoteChannel, not {type(x).__name__}")
+    x.wait(timeout)
+    return x
 
 
 def as_completed(futures: Iterable[Future], timeout: float | None = None) -> Iterator[Future]:

@@ -104,6 +104,7 @@ impl Node {
             Output::InterruptAll => self.push_item(Item::Interrupt(None)),
             Output::InterruptCall(src, id) => self.push_item(Item::Interrupt(Some((src, id)))),
             Output::Export(id) => self.push_item(Item::Export(id)),
+            Output::Freed(id) => self.push_item(Item::Freed(id)),
             Output::Exit => self.push_item(Item::Exit),
             Output::WorkerReady(pid) => self.worker_ready(pid),
             Output::Joined(pid) => {

@@ -29,6 +29,8 @@ pub enum Item {
     Local(u64),
     /// Pickle the value of a reference for others.
     Export(RefId),
+    /// Drop a channel that Python keeps.
+    Freed(RefId),
     /// Interrupt the calls that run here: all, or one.
     Interrupt(Option<(ProcId, u64)>),
     /// Something for the log.
@@ -148,7 +150,7 @@ impl Inbox {
         let mut state = self.state.lock();
         let urgent = matches!(
             item,
-            Item::Export(_) | Item::Interrupt(_) | Item::Note(_) | Item::Exit | Item::Stop
+            Item::Export(_) | Item::Freed(_) | Item::Interrupt(_) | Item::Note(_) | Item::Exit | Item::Stop
         );
         if urgent {
             state.urgent.push_back(item);

@@ -121,8 +121,59 @@ impl Node {
     ) -> Result<u64, CallFailed> {
         let req = self.with_machine(|machine| machine.open_op(target, payload.refs, wake))?;
         self.send_payload(target.owner, Header::ref_op(req, op, target.id), payload)
-            .inspect_err(|_| self.abandon(req))?;
+            .inspect_err(|_| self.with_machine(|machine| machine.forget_op(req)))?;
         Ok(req)
+    }
+
+    /// Makes a channel on another process, with one handle here; its answer wakes `wake`.
+    pub fn create_channel_at(
+        &self,
+        owner: ProcId,
+        capacity: u64,
+        wake: Wake,
+    ) -> Result<(RefId, u64), CallFailed> {
+        Ok(self.with_machine(|machine| machine.open_channel(owner, capacity, wake))?)
+    }
+
+    /// Makes a channel on this process, with one handle.
+    pub fn create_channel(&self, capacity: u64) -> RefId {
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        self.with_machine(|machine| machine.create_channel(capacity))
+    }
+
+    /// Makes the reference of a channel that Python keeps, with one handle.
+    pub fn create_custom_channel(&self) -> RefId {
+        self.with_machine(|machine| machine.create_custom_channel())
+    }
+
+    /// A further handle of a channel of this process, and whether Python keeps it.
+    pub fn channel_here(&self, id: RefId) -> Option<bool> {
+        self.with_machine(|machine| machine.channel_here(id))
+    }
+
+    /// Asks a channel of this process itself; its answer wakes `wake`.
+    pub fn ask_own_channel(&self, id: RefId, op: RefOp, body: Body, wake: Wake) -> u64 {
+        self.with_machine(|machine| machine.ask_own_channel(id, op, body, wake))
+    }
+
+    /// Takes a request to a channel back; its answer says whether that came in time.
+    pub fn withdraw(&self, target: RemoteRef, req: u64) {
+        self.with_machine(|machine| machine.withdraw_op(target, req));
+    }
+
+    /// Nobody waits for a request to a channel any more; false where its waiter has been woken.
+    pub fn unwant(&self, target: RemoteRef, req: u64) -> bool {
+        self.with_machine(|machine| machine.unwant(target, req))
+    }
+
+    /// The item that a request brought is with its taker.
+    pub fn confirm(&self, target: RemoteRef, req: u64) {
+        self.with_machine(|machine| machine.confirm(target, req));
+    }
+
+    /// The item that a request brought goes back to the front of its channel.
+    pub fn give_item_back(&self, target: RemoteRef, req: u64) {
+        self.with_machine(|machine| machine.give_item_back(target, req));
     }
 
     /// Makes an empty future on a process, with one handle here.

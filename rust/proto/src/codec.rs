@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::body::{Body, Segment};
 use crate::error::ProtocolError;
 use crate::frame::{
-    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, PREFIX, STREAMED, STREAMS_MAX, decode_ref, kind,
-    u16_at, u32_at, u64_at,
+    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, PREFIX, STREAMED, STREAMS_MAX, TAKEN, decode_ref,
+    kind, u16_at, u32_at, u64_at,
 };
 use crate::handshake::Authenticated;
 use crate::ids::{ProcId, RefId};
@@ -360,6 +360,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
             req: id,
             target: RefId { whence: b, id: a },
         },
+        kind::CONFIRM => Message::Confirm { taken: taken(&body)? },
         kind::REFS => Message::Refs {
             deltas: deltas(&body)?,
         },
@@ -392,18 +393,34 @@ fn call_mode(raw: u32) -> Result<CallMode, ProtocolError> {
 
 fn status(raw: u32) -> Result<Status, ProtocolError> {
     use Status::*;
-    [Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited]
-        .into_iter()
-        .find(|s| *s as u32 == raw)
-        .ok_or(ProtocolError::UnknownValue("status", raw))
+    [
+        Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited, Closed,
+    ]
+    .into_iter()
+    .find(|s| *s as u32 == raw)
+    .ok_or(ProtocolError::UnknownValue("status", raw))
 }
 
 fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
     use RefOp::*;
     [Fetch, Wait, IsReady, Put, Cancel, Create, Recount]
         .into_iter()
+        .chain([ChannelCreate, ChannelPut, ChannelTake, ChannelFetch, ChannelWait])
+        .chain([ChannelIsReady, ChannelIsOpen, ChannelClose, ChannelGiveBack])
         .find(|o| *o as u32 == raw)
         .ok_or(ProtocolError::UnknownValue("operation", raw))
+}
+
+fn taken(body: &Body) -> Result<Vec<(RefId, u64)>, ProtocolError> {
+    let bytes = body.segments.first().map(Segment::as_slice).unwrap_or_default();
+    if !bytes.len().is_multiple_of(TAKEN) {
+        return Err(ProtocolError::Truncated("confirmed items"));
+    }
+    let entry = |d: &[u8]| {
+        let (whence, id) = (u32_at(d, 0), u64_at(d, 4));
+        (RefId { whence, id }, u64_at(d, 12))
+    };
+    Ok(bytes.chunks_exact(TAKEN).map(entry).collect())
 }
 
 fn deltas(body: &Body) -> Result<Vec<RefDelta>, ProtocolError> {

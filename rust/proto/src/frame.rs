@@ -39,11 +39,15 @@ pub(crate) mod kind {
     pub(crate) const READY: u8 = 11;
     pub(crate) const PING: u8 = 12;
     pub(crate) const PONG: u8 = 13;
-    pub(crate) const CHUNK: u8 = 14;
+    pub(crate) const CONFIRM: u8 = 14;
+    pub(crate) const CHUNK: u8 = 15;
 }
 
 /// The bytes of one changed count.
 pub(crate) const DELTA: usize = 24;
+
+/// The bytes of one item that has come.
+pub(crate) const TAKEN: usize = 20;
 
 /// The body follows in chunk frames.
 pub(crate) const STREAMED: u8 = 1;
@@ -214,6 +218,14 @@ pub fn encode(message: Message) -> Encoded {
             },
             Body::default(),
         ),
+        Message::Confirm { taken } => (
+            Header {
+                kind: kind::CONFIRM,
+                id: taken.len() as u64,
+                ..Header::default()
+            },
+            Body::of_bytes(encode_taken(&taken)),
+        ),
         Message::Refs { deltas } => (
             Header {
                 kind: kind::REFS,
@@ -262,6 +274,16 @@ fn encode_deltas(deltas: &[RefDelta]) -> Vec<u8> {
         out.extend_from_slice(&d.holder.to_le_bytes());
         out.extend_from_slice(&d.giver.to_le_bytes());
         out.extend_from_slice(&d.delta.to_le_bytes());
+    }
+    out
+}
+
+fn encode_taken(taken: &[(RefId, u64)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(taken.len() * TAKEN);
+    for (id, req) in taken {
+        out.extend_from_slice(&id.whence.to_le_bytes());
+        out.extend_from_slice(&id.id.to_le_bytes());
+        out.extend_from_slice(&req.to_le_bytes());
     }
     out
 }

@@ -4,6 +4,7 @@
 //! the time go in, frames and events come out.
 
 pub mod body;
+pub mod channel;
 pub mod codec;
 pub mod error;
 pub mod frame;

@@ -11,6 +11,7 @@ use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
 use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 use crate::record::{Outcome, Record, State, Waiter, Want};
 
+mod channels;
 mod members;
 mod refs;
 
@@ -38,6 +39,8 @@ pub enum Output<W> {
     InterruptCall(ProcId, u64),
     /// Have Python pickle the value of a reference of this process.
     Export(RefId),
+    /// Nobody holds a channel any more that Python keeps.
+    Freed(RefId),
     /// The head asks this process to end.
     Exit,
     /// A worker answers calls.
@@ -72,6 +75,8 @@ enum Expect<W> {
     Op(W),
     /// Nobody waits any more.
     Nothing,
+    /// Nobody waits any more, and an item of this channel is to be given back.
+    Unwanted(RemoteRef),
 }
 
 #[derive(Debug)]
@@ -123,6 +128,8 @@ pub struct Machine<W> {
     records: HashMap<RefId, Record<W>>,
     /// Changes of counts that are to be told to the owners.
     deltas: Vec<(ProcId, RefDelta)>,
+    /// Items that have come, whose channels' owners are to be told so.
+    confirms: Vec<(ProcId, RefId, u64)>,
     /// Counts that were asked for while their giver was still a member: the giver, the owner, the reference.
     recounts: Vec<(ProcId, ProcId, RefId)>,
     /// The references that were freed last, of those that others than their maker have held.
@@ -144,6 +151,7 @@ impl<W> Machine<W> {
             running: HashMap::new(),
             records: HashMap::new(),
             deltas: Vec::new(),
+            confirms: Vec::new(),
             recounts: Vec::new(),
             freed: VecDeque::new(),
             outputs: Vec::new(),
@@ -321,6 +329,7 @@ impl<W> Machine<W> {
                 body,
             } => self.handle_ref_op(from, req, op, target, body),
             Message::Withdraw { req, target } => self.handle_withdraw(from, req, target),
+            Message::Confirm { taken } => self.handle_confirm(from, taken),
             Message::Refs { deltas } => self.handle_deltas(&deltas),
             Message::Interrupt => self.outputs.push(Output::InterruptAll),
             Message::Exit if from == HEAD => self.outputs.push(Output::Exit),
@@ -356,6 +365,11 @@ impl<W> Machine<W> {
 
     fn handle_result(&mut self, from: ProcId, id: u64, outcome: Outcome) {
         self.receive_refs(from, &outcome.body.refs);
+        self.conclude(from, id, outcome);
+    }
+
+    /// An answer is here, whose body has its handles: who waits for it is told.
+    fn conclude(&mut self, from: ProcId, id: u64, outcome: Outcome) {
         let Some(expect) = self.take_expected(from, id) else {
             self.release_refs(&outcome.body.refs);
             return;
@@ -372,6 +386,12 @@ impl<W> Machine<W> {
             Expect::Future(reference) | Expect::Value(reference) => self.settle(reference, outcome),
             Expect::Ready(reference) => self.ready_elsewhere(reference, outcome),
             Expect::Nothing => self.release_refs(&outcome.body.refs),
+            Expect::Unwanted(target) => {
+                self.release_refs(&outcome.body.refs);
+                if outcome.status == Status::Value {
+                    self.give_item_back(target, id);
+                }
+            }
         }
     }
 
@@ -405,6 +425,10 @@ impl<W> Machine<W> {
     }
 
     fn ask(&mut self, owner: ProcId, op: RefOp, target: RefId, expect: Expect<W>) -> u64 {
+        self.ask_with(owner, op, target, Body::default(), expect)
+    }
+
+    fn ask_with(&mut self, owner: ProcId, op: RefOp, target: RefId, body: Body, expect: Expect<W>) -> u64 {
         let req = self.fresh_id();
         self.outstanding.insert(req, Outstanding { pid: owner, expect });
         self.send(
@@ -413,7 +437,7 @@ impl<W> Machine<W> {
                 req,
                 op,
                 target,
-                body: Body::default(),
+                body,
             },
         );
         req

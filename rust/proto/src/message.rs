@@ -37,6 +37,8 @@ pub enum Status {
     UnknownRef = 6,
     /// The process that was asked is gone; the body is the reason as text.
     Exited = 7,
+    /// The channel is closed; the body is the pickled exception of who closed it, or empty.
+    Closed = 8,
 }
 
 /// An operation on a reference, sent to its owner.
@@ -58,6 +60,24 @@ pub enum RefOp {
     /// The owner asks how often it is held by the word of a process that is gone, which goes in place of
     /// a request's number; the answer is among the changed counts.
     Recount = 6,
+    /// Makes a channel; the body is its capacity, as 8 bytes.
+    ChannelCreate = 7,
+    /// Puts an item, once there is room.
+    ChannelPut = 8,
+    /// Answers with the first item, which leaves the channel.
+    ChannelTake = 9,
+    /// Answers with the first item, which stays.
+    ChannelFetch = 10,
+    /// Answers `Yes` once there is an item.
+    ChannelWait = 11,
+    /// Answers at once whether there is an item.
+    ChannelIsReady = 12,
+    /// Answers at once whether the channel is open.
+    ChannelIsOpen = 13,
+    /// Closes the channel.
+    ChannelClose = 14,
+    /// Puts the item that a request of this number brought back to the front.
+    ChannelGiveBack = 15,
 }
 
 /// A change of how many times a process holds a reference, told to the owner.
@@ -109,6 +129,10 @@ pub enum Message {
     Withdraw {
         req: u64,
         target: RefId,
+    },
+    /// Takers have their items: each is named by the channel and the number of the request.
+    Confirm {
+        taken: Vec<(RefId, u64)>,
     },
     Refs {
         deltas: Vec<RefDelta>,

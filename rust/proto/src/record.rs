@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::body::Body;
+use crate::channel::Channel;
 use crate::ids::ProcId;
 use crate::message::Status;
 
@@ -98,6 +99,10 @@ pub struct Record<W> {
     pub asked_ready: Option<u64>,
     /// Owner only: Python was asked to pickle the value.
     pub exporting: bool,
+    /// Owner only: what the reference names is a channel.
+    pub channel: Option<Box<Channel>>,
+    /// Owner only: it names a channel that Python keeps, which is to be told when nobody holds it any more.
+    pub custom: bool,
 }
 
 impl<W> Record<W> {
@@ -115,6 +120,8 @@ impl<W> Record<W> {
             asked_value: None,
             asked_ready: None,
             exporting: false,
+            channel: None,
+            custom: false,
         }
     }
 

@@ -61,7 +61,7 @@ impl Executor {
     /// Waits for something to do.
     ///
     /// Returns (kind, whether no other thread is idle, what): "call" with (src, id, mode, data, buffers, hold),
-    /// "local" and "export" with the id of a reference, "interrupt" with None or (src, id), "exit", "stop", and
+    /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "exit", "stop", and
     /// "signal" after a signal whose handler did not raise.
     fn next(&self, py: Python<'_>, may_lead: bool) -> PyResult<(&'static str, bool, Py<PyAny>)> {
         let node = match node() {
@@ -89,6 +89,11 @@ impl Executor {
             Item::Local(id) => ("local", lonely, id.into_pyobject(py)?.into_any().unbind()),
             Item::Export(id) => (
                 "export",
+                lonely,
+                (id.whence, id.id).into_pyobject(py)?.into_any().unbind(),
+            ),
+            Item::Freed(id) => (
+                "freed",
                 lonely,
                 (id.whence, id.id).into_pyobject(py)?.into_any().unbind(),
             ),

@@ -2,6 +2,7 @@
 
 mod buffer;
 mod calls;
+mod channels;
 mod errors;
 mod executor;
 mod lifecycle;
@@ -20,6 +21,11 @@ mod _core {
     use super::buffer::Buffer;
     #[pymodule_export]
     use super::calls::{call_do, call_fetch, call_future, call_queue};
+    #[pymodule_export]
+    use super::channels::{
+        channel_ask, channel_confirm, channel_create, channel_custom, channel_give_back, channel_here,
+        channel_tell, channel_unwant, channel_withdraw,
+    };
     #[pymodule_export]
     use super::executor::{Executor, raise_in_thread};
     #[pymodule_export]

@@ -38,6 +38,10 @@ impl Ref {
         }
     }
 
+    pub(crate) fn target(&self) -> RemoteRef {
+        self.target
+    }
+
     fn await_watch(&self, py: Python<'_>, want: Want, timeout: Option<f64>) -> PyResult<record::Outcome> {
         let node = node()?;
         let until = deadline(timeout)?;

@@ -78,8 +78,10 @@ impl<W> Machine<W> {
         self.outputs.push(Output::Left(pid));
         let outcome = Outcome::exited(pid, reason);
         self.deltas.retain(|(owner, _)| *owner != pid);
+        self.confirms.retain(|(owner, ..)| *owner != pid);
         self.fail_outstanding(pid, &outcome);
         self.fail_records(pid, &outcome);
+        self.forget_in_channels(pid);
         self.forget_holder(pid);
         self.recount_all(pid);
     }
@@ -100,7 +102,7 @@ impl<W> Machine<W> {
                 Some(Expect::Future(r) | Expect::Value(r) | Expect::Ready(r)) => {
                     self.settle(r, outcome.clone())
                 }
-                Some(Expect::Nothing) | None => {}
+                Some(Expect::Nothing | Expect::Unwanted(_)) | None => {}
             }
         }
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::body::Body;
+use crate::channel::Asker;
 use crate::ids::{ProcId, RefId, RemoteRef};
 use crate::message::{Message, RefDelta, RefOp, Status};
 use crate::record::{Outcome, Record, State, Waiter, Want};
@@ -129,21 +130,29 @@ impl<W> Machine<W> {
         }
     }
 
-    /// Takes the changes of counts that are to be told to owners, a message for each owner.
+    /// Takes the items that came and the changes of counts that are to be told to owners, a message of each kind
+    /// for each owner.
     pub fn take_deltas(&mut self) -> Vec<(ProcId, Message)> {
         let mut by_owner: BTreeMap<ProcId, Vec<RefDelta>> = BTreeMap::new();
         for (owner, delta) in self.deltas.drain(..) {
             by_owner.entry(owner).or_default().push(delta);
         }
-        by_owner
+        let mut taken: BTreeMap<ProcId, Vec<(RefId, u64)>> = BTreeMap::new();
+        for (owner, id, req) in self.confirms.drain(..) {
+            taken.entry(owner).or_default().push((id, req));
+        }
+        let confirms = taken
             .into_iter()
-            .map(|(owner, deltas)| (owner, Message::Refs { deltas }))
-            .collect()
+            .map(|(owner, taken)| (owner, Message::Confirm { taken }));
+        let counts = by_owner
+            .into_iter()
+            .map(|(owner, deltas)| (owner, Message::Refs { deltas }));
+        confirms.chain(counts).collect()
     }
 
-    /// How many changes of counts wait to be told.
+    /// How many items that came and changes of counts wait to be told.
     pub fn deltas_waiting(&self) -> usize {
-        self.deltas.len()
+        self.deltas.len() + self.confirms.len()
     }
 
     fn withdraw(&mut self, owner: ProcId, req: u64, target: RefId) {
@@ -301,6 +310,12 @@ impl<W> Machine<W> {
             }
             if let State::Ready(outcome) = record.state {
                 self.release_refs(&outcome.body.refs);
+            }
+            if let Some(channel) = record.channel {
+                self.carry(channel.end());
+            }
+            if record.custom {
+                self.outputs.push(Output::Freed(id));
             }
         }
     }
@@ -719,6 +734,15 @@ impl<W> Machine<W> {
                     self.recounts.push((giver, from, target));
                 }
             }
+            RefOp::ChannelCreate
+            | RefOp::ChannelPut
+            | RefOp::ChannelTake
+            | RefOp::ChannelFetch
+            | RefOp::ChannelWait
+            | RefOp::ChannelIsReady
+            | RefOp::ChannelIsOpen
+            | RefOp::ChannelClose
+            | RefOp::ChannelGiveBack => self.channel_op(Asker { pid: from, req }, op, target, body),
         }
     }
 
@@ -744,6 +768,9 @@ impl<W> Machine<W> {
     }
 
     pub(super) fn handle_withdraw(&mut self, from: ProcId, req: u64, target: RefId) {
+        if self.withdraw_from_channel(Asker { pid: from, req }, target) {
+            return;
+        }
         if let Some(record) = self.records.get_mut(&target) {
             record
                 .waiters

@@ -1,0 +1,281 @@
+//! A channel at its owner: items, those who wait for one, and those who wait for room.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::body::Body;
+use crate::ids::ProcId;
+use crate::message::Status;
+
+/// What somebody wants of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The first item, which leaves the channel.
+    Take,
+    /// The first item, which stays.
+    Fetch,
+    /// That there is an item.
+    Ready,
+}
+
+/// Who asks: a process, and the number of its request there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asker {
+    pub pid: ProcId,
+    pub req: u64,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Answer {
+    pub to: Asker,
+    pub status: Status,
+    pub body: Arc<Body>,
+}
+
+impl Answer {
+    pub fn bare(to: Asker, status: Status) -> Answer {
+        let body = Arc::default();
+        Answer { to, status, body }
+    }
+
+    fn closed(to: Asker, reason: &Arc<Body>) -> Answer {
+        let (status, body) = (Status::Closed, reason.clone());
+        Answer { to, status, body }
+    }
+}
+
+/// What follows from an operation.
+#[derive(Debug, Default)]
+pub struct Effect {
+    /// The answers, in the order in which they are to be given.
+    pub answers: Vec<Answer>,
+    /// The bodies that the channel no longer holds: their references go.
+    pub dropped: Vec<Arc<Body>>,
+}
+
+impl From<Answer> for Effect {
+    fn from(answer: Answer) -> Effect {
+        let (answers, dropped) = (vec![answer], Vec::new());
+        Effect { answers, dropped }
+    }
+}
+
+#[derive(Debug)]
+struct Putter {
+    from: Asker,
+    body: Arc<Body>,
+}
+
+/// A channel at its owner.
+///
+/// ```text
+///   putters ──► items (at most `capacity`) ──► unconfirmed ── confirm ──► (gone)
+///                 ▲                                 │
+///                 └─ the taker died, or gave it back ┘ to the front
+/// ```
+/// With capacity 0 an item goes from the first putter straight to a taker. Every request of [`Channel::put`] and
+/// [`Channel::ask`] gets one answer, unless its process is forgotten.
+#[derive(Debug)]
+pub struct Channel {
+    capacity: usize,
+    items: VecDeque<Arc<Body>>,
+    putters: VecDeque<Putter>,
+    waiters: VecDeque<(Asker, Wish)>,
+    /// Items that takers have been sent and have not confirmed, in the order in which they left.
+    unconfirmed: VecDeque<(Asker, Arc<Body>)>,
+    /// Why it is closed: the body that takers of an empty channel get.
+    closed: Option<Arc<Body>>,
+}
+
+impl Channel {
+    /// Makes an empty, open channel; `usize::MAX` is unbounded.
+    pub fn new(capacity: usize) -> Channel {
+        Channel {
+            capacity,
+            items: VecDeque::new(),
+            putters: VecDeque::new(),
+            waiters: VecDeque::new(),
+            unconfirmed: VecDeque::new(),
+            closed: None,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.closed.is_none()
+    }
+
+    /// Whether there is an item for a taker, one that a putter holds out included.
+    pub fn is_ready(&self) -> bool {
+        !self.items.is_empty() || !self.putters.is_empty()
+    }
+
+    /// Puts an item; answered with `Yes` once it is in the channel or with a taker.
+    pub fn put(&mut self, from: Asker, body: Arc<Body>) -> Effect {
+        let mut effect = Effect::default();
+        match &self.closed {
+            Some(reason) => {
+                effect.answers.push(Answer::closed(from, reason));
+                effect.dropped.push(body);
+            }
+            None => {
+                self.putters.push_back(Putter { from, body });
+                self.settle(&mut effect);
+            }
+        }
+        effect
+    }
+
+    /// Asks for the first item, or that there is one.
+    pub fn ask(&mut self, from: Asker, wish: Wish) -> Effect {
+        let mut effect = Effect::default();
+        self.waiters.push_back((from, wish));
+        self.settle(&mut effect);
+        effect
+    }
+
+    /// Takes a request back: answered with `Cancelled` where it was still waiting, else it has its answer.
+    pub fn withdraw(&mut self, from: Asker) -> Effect {
+        let mut effect = Effect::default();
+        if let Some(at) = self.waiters.iter().position(|(asker, _)| *asker == from) {
+            self.waiters.remove(at);
+        } else if let Some(at) = self.putters.iter().position(|p| p.from == from) {
+            effect.dropped.extend(self.putters.remove(at).map(|p| p.body));
+        } else {
+            return effect;
+        }
+        effect.answers.push(Answer::bare(from, Status::Cancelled));
+        effect
+    }
+
+    /// A taker has its item.
+    pub fn confirm(&mut self, taker: Asker) -> Effect {
+        let mut effect = Effect::default();
+        effect.dropped.extend(self.recall(taker));
+        effect
+    }
+
+    /// A taker does not want the item that was sent to it: it goes back to the front.
+    pub fn give_back(&mut self, taker: Asker) -> Effect {
+        let mut effect = Effect::default();
+        if let Some(body) = self.recall(taker) {
+            self.items.push_front(body);
+            self.settle(&mut effect);
+        }
+        effect
+    }
+
+    fn recall(&mut self, taker: Asker) -> Option<Arc<Body>> {
+        let at = self.unconfirmed.iter().position(|(asker, _)| *asker == taker)?;
+        self.unconfirmed.remove(at).map(|(_, body)| body)
+    }
+
+    /// Closes the channel: items in it can still be taken, whoever waits for room fails now.
+    pub fn close(&mut self, reason: Arc<Body>) -> Effect {
+        let mut effect = Effect::default();
+        if self.closed.is_some() {
+            effect.dropped.push(reason);
+            return effect;
+        }
+        for putter in self.putters.drain(..) {
+            effect.answers.push(Answer::closed(putter.from, &reason));
+            effect.dropped.push(putter.body);
+        }
+        self.closed = Some(reason);
+        self.settle(&mut effect);
+        effect
+    }
+
+    /// A process has gone: its requests go, and items that it has not confirmed come back, in their order.
+    pub fn forget(&mut self, pid: ProcId) -> Effect {
+        let mut effect = Effect::default();
+        self.waiters.retain(|(asker, _)| asker.pid != pid);
+        self.putters.retain(|putter| {
+            let gone = putter.from.pid == pid;
+            if gone {
+                effect.dropped.push(putter.body.clone());
+            }
+            !gone
+        });
+        let mut back = Vec::new();
+        self.unconfirmed.retain(|(asker, body)| {
+            let gone = asker.pid == pid;
+            if gone {
+                back.push(body.clone());
+            }
+            !gone
+        });
+        for body in back.into_iter().rev() {
+            self.items.push_front(body);
+        }
+        self.settle(&mut effect);
+        effect
+    }
+
+    /// The channel is freed: whoever waits in it hears that it is gone.
+    pub fn end(self) -> Effect {
+        let mut effect = Effect::default();
+        let putters = self.putters.iter().map(|p| p.from);
+        let askers = self.waiters.iter().map(|(asker, _)| *asker).chain(putters);
+        let gone = askers.map(|to| Answer::bare(to, Status::UnknownRef));
+        effect.answers.extend(gone);
+        effect.dropped.extend(self.items);
+        effect.dropped.extend(self.putters.into_iter().map(|p| p.body));
+        let unconfirmed = self.unconfirmed.into_iter().map(|(_, body)| body);
+        effect.dropped.extend(unconfirmed);
+        effect.dropped.extend(self.closed);
+        effect
+    }
+
+    /// Moves items on as far as they go.
+    fn settle(&mut self, effect: &mut Effect) {
+        loop {
+            while self.items.len() < self.capacity && self.accept(effect) {}
+            if !self.is_ready() {
+                break;
+            }
+            let Some((asker, wish)) = self.waiters.pop_front() else {
+                break;
+            };
+            self.serve(asker, wish, effect);
+        }
+        if !self.is_ready()
+            && let Some(reason) = &self.closed
+        {
+            let waiters = self.waiters.drain(..);
+            effect
+                .answers
+                .extend(waiters.map(|(to, _)| Answer::closed(to, reason)));
+        }
+    }
+
+    /// Takes the item of the first putter in, whose put has ended; false where there is none.
+    fn accept(&mut self, effect: &mut Effect) -> bool {
+        let Some(putter) = self.putters.pop_front() else {
+            return false;
+        };
+        effect.answers.push(Answer::bare(putter.from, Status::Yes));
+        self.items.push_back(putter.body);
+        true
+    }
+
+    /// Answers one who waits for an item, now that there is one.
+    fn serve(&mut self, asker: Asker, wish: Wish, effect: &mut Effect) {
+        if wish == Wish::Ready {
+            return effect.answers.push(Answer::bare(asker, Status::Yes));
+        }
+        if wish == Wish::Take && self.items.is_empty() {
+            self.accept(effect);
+        }
+        let first = self.putters.front().map(|putter| &putter.body);
+        let Some(body) = self.items.front().or(first).cloned() else {
+            return;
+        };
+        if wish == Wish::Take {
+            self.items.pop_front();
+            self.unconfirmed.push_back((asker, body.clone()));
+        }
+        let (to, status) = (asker, Status::Value);
+        effect.answers.push(Answer { to, status, body });
+    }
+}
