@@ -162,7 +162,7 @@ class RemoteChannel:
     def __repr__(self) -> str:
         return f"<RemoteChannel {self.whence}.{self.id} on process {self.where}>"
 
-    def put(self, value: Any, *args: Any, **kwargs: Any) -> RemoteChannel:
+    def put(self, value: Any, /, *args: Any, **kwargs: Any) -> RemoteChannel:
         """Puts an item, once there is room; returns the channel.
 
         Parameters:
@@ -311,7 +311,7 @@ class RemoteChannel:
                 return
             yield item
 
-    async def put_async(self, value: Any, *args: Any, **kwargs: Any) -> RemoteChannel:
+    async def put_async(self, value: Any, /, *args: Any, **kwargs: Any) -> RemoteChannel:
         """Puts an item as `put` does, without blocking the event loop."""
         if self._custom:
             await self._call_async("put", (value, *args), kwargs)

@@ -401,7 +401,7 @@ fn assert_refused(bytes: &[u8], expected: ProtocolError) {
 /// F32: kinds, flags and values that the protocol does not name are errors.
 #[test]
 fn what_the_protocol_does_not_name_is_refused() {
-    for kind in [0, 15, 255] {
+    for kind in [0, 16, 255] {
         assert_refused(&patched(4, &[kind]), ProtocolError::UnknownKind(kind));
     }
     for flags in [2, 4, 0x80, 0xff] {
@@ -418,8 +418,8 @@ fn what_the_protocol_does_not_name_is_refused() {
     }
     let unknown = |what, value| ProtocolError::UnknownValue(what, value);
     assert_refused(&raw(1, Header { b: 3, ..call() }, &[]), unknown("call mode", 3));
-    assert_refused(&raw(2, Header { b: 8, ..call() }, &[]), unknown("status", 8));
-    assert_refused(&raw(4, Header { c: 7, ..call() }, &[]), unknown("operation", 7));
+    assert_refused(&raw(2, Header { b: 9, ..call() }, &[]), unknown("status", 9));
+    assert_refused(&raw(4, Header { c: 16, ..call() }, &[]), unknown("operation", 16));
     for kind in [9, 10] {
         assert_refused(
             &raw(
