@@ -71,7 +71,7 @@ def test_f26_unpicklable_argument(workers):
     wait_until(lambda: resting() == (0, 0, 0))
     future = d.Future()
 
-    def attempt():
+    def attempt(future=future):
         for call in (d.remotecall, d.remotecall_fetch, d.remotecall_wait, d.remote_do):
             with pytest.raises(pickle.PicklingError, match="lock"):
                 call(swallow, workers[0], future, {"lock": threading.Lock()})
@@ -79,7 +79,7 @@ def test_f26_unpicklable_argument(workers):
                 call(swallow, workers[0], future, Reducing(ValueError("no good")))
 
     sends_nothing(attempt)
-    del future
+    del attempt, future
     wait_until(lambda: resting() == (0, 0, 0))
     assert d.remotecall_fetch(echo, workers[0], 1) == 1
 
