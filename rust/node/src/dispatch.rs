@@ -19,6 +19,7 @@ use crate::driver::{Event, TIMER, WAKER};
 use crate::inbox::Item;
 use crate::link::{Link, Reading};
 use crate::node::{Arrival, Node, TELL_AFTER, Topology};
+use crate::shared::Received;
 use crate::waiter::Wake;
 
 /// The token of the listening socket.
@@ -48,6 +49,7 @@ impl Node {
         match event.token {
             WAKER => {
                 self.driver.drain_waker();
+                self.settle_returned();
                 if !self.dropped.is_empty() {
                     self.driver.arm(Instant::now() + TELL_AFTER);
                 }
@@ -268,9 +270,9 @@ impl Node {
     /// Reads a part of the handshake; true where it has ended or there may be more.
     fn read_handshake(&self, link: &Arc<Link>, reading: &mut Reading) -> Result<bool, String> {
         let mut buffer = [0; PRE_AUTH_LIMIT];
-        let n = match rustix::net::recv(link.fd(), &mut buffer, rustix::net::RecvFlags::DONTWAIT) {
+        let (n, file) = match link.receive(&mut buffer) {
             Ok((0, _)) => return Err("the connection ended in its handshake".to_owned()),
-            Ok((n, _)) => n,
+            Ok(received) => received,
             Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::INTR) => return Ok(true),
             Err(error) => return Err(error.to_string()),
@@ -295,6 +297,9 @@ impl Node {
         let peer = authenticated.peer_id();
         let mut decoder = Decoder::new(authenticated, self.config.message_max);
         self.admit(link, peer)?;
+        if let Some(fd) = file {
+            self.attach(link, &mut decoder, fd)?;
+        }
         let mut rest = &buffer[used..n];
         while !rest.is_empty() {
             let spare = decoder.spare().map_err(|error| error.to_string())?;
@@ -303,7 +308,7 @@ impl Node {
             decoder.advance(n);
             rest = &rest[n..];
         }
-        self.deliver_all(peer, &mut decoder)?;
+        self.deliver_all(link, &mut decoder)?;
         *reading = Reading::Open(Box::new(decoder));
         Ok(true)
     }
@@ -343,28 +348,43 @@ impl Node {
         Ok(())
     }
 
+    /// A descriptor came with the bytes that were read last.
+    fn attach(&self, link: &Link, decoder: &mut Decoder, fd: OwnedFd) -> Result<(), String> {
+        let Some(node) = self.this.upgrade() else {
+            return Ok(());
+        };
+        let token = link.token;
+        let file = Box::new(Received { node, token, fd });
+        decoder.attach(file).map_err(|error| error.to_string())
+    }
+
     fn read_messages(&self, link: &Link, decoder: &mut Decoder, enough: &dyn Fn() -> bool) -> Read {
-        let peer = link.peer();
         loop {
             let spare = match decoder.spare() {
                 Ok(spare) => spare,
                 Err(error) => return Read::Over(error.to_string()),
             };
             let room = spare.len();
-            let n = match rustix::net::recv(link.fd(), &mut *spare, rustix::net::RecvFlags::DONTWAIT) {
+            let (n, file) = match link.receive(spare) {
                 Ok((0, _)) => return Read::Over("the connection ended".to_owned()),
-                Ok((n, _)) => n,
+                Ok(received) => received,
                 Err(Errno::AGAIN) => return Read::Drained,
                 Err(Errno::INTR) => continue,
                 Err(error) => return Read::Over(error.to_string()),
             };
             self.bytes_received.fetch_add(n as u64, Ordering::Relaxed);
-            decoder.advance(n);
-            if let Err(reason) = self.deliver_all(peer, decoder) {
+            let attached = file.is_some();
+            if let Some(fd) = file
+                && let Err(reason) = self.attach(link, decoder, fd)
+            {
                 return Read::Over(reason);
             }
-            // A short read means that the socket is empty, unless its end is still to be seen.
-            if n < room && !link.hung_up.load(Ordering::SeqCst) {
+            decoder.advance(n);
+            if let Err(reason) = self.deliver_all(link, decoder) {
+                return Read::Over(reason);
+            }
+            // A short read means that the socket is empty, unless it stopped at a descriptor or the end is to be seen.
+            if n < room && !attached && !link.hung_up.load(Ordering::SeqCst) {
                 return Read::Drained;
             }
             if enough() {
@@ -373,12 +393,17 @@ impl Node {
         }
     }
 
-    fn deliver_all(&self, peer: ProcId, decoder: &mut Decoder) -> Result<(), String> {
+    fn deliver_all(&self, link: &Link, decoder: &mut Decoder) -> Result<(), String> {
+        let peer = link.peer();
         loop {
             match decoder.poll_message() {
                 Ok(None) => return Ok(()),
                 Ok(Some(message)) => {
                     self.messages_received.fetch_add(1, Ordering::Relaxed);
+                    if let Message::Unmapped { files } = message {
+                        self.handle_unmapped(link.token, &files);
+                        continue;
+                    }
                     self.with_machine(|machine| machine.handle_message(peer, message));
                 }
                 Err(error) => {
@@ -423,7 +448,15 @@ impl Node {
             return false;
         }
         self.driver.unwatch(link.fd());
-        self.connections.write().remove(&link.token);
+        let last = {
+            let mut connections = self.connections.write();
+            connections.remove(&link.token);
+            connections.is_empty()
+        };
+        self.forget_lent(link.token);
+        if last {
+            self.trim_pool(Instant::now());
+        }
         self.closed_sent
             .fetch_add(link.bytes_sent.load(Ordering::Relaxed), Ordering::Relaxed);
         self.closed_messages
@@ -474,11 +507,10 @@ impl Node {
         }
         if let Some(link) = self.link_to(pid) {
             let encoded = pydist_proto::frame::encode(message);
-            let body = match encoded.body {
-                pydist_proto::frame::EncodedBody::Own(body) => Arc::new(body),
-                pydist_proto::frame::EncodedBody::Shared(body) => body,
-            };
-            link.send_owned(encoded.header, body);
+            let body = encoded.body.into_body();
+            if !self.send_shared_body(pid, &link, encoded.header, &body) {
+                link.send_owned(encoded.header, body);
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod outgoing;
 mod parker;
 mod reactor;
 mod sending;
+mod shared;
 pub mod waiter;
 
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot, Topology};

@@ -1,6 +1,7 @@
 //! One connection: its handshake, what is read from it and what waits to be written.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -9,13 +10,17 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use pydist_proto::body::Body;
 use pydist_proto::codec::Decoder;
-use pydist_proto::frame::{self, CHUNK_MAX, Header, INLINE_MAX};
+use pydist_proto::frame::{self, CHUNK_MAX, Header, INLINE_MAX, SHARED_FROM};
 use pydist_proto::handshake::Handshake;
 use pydist_proto::ids::{ProcId, RemoteRef};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 
 use crate::outgoing::{Outgoing, Queue};
+use crate::shared::Shared;
 
 /// Small messages queued beyond this make the sender of a call wait.
 pub(crate) const QUEUE_MAX: usize = 64 << 20;
@@ -44,6 +49,8 @@ pub(crate) struct Link {
     fd: OwnedFd,
     /// Who is at the other end; 0 until it has said so.
     peer: AtomicU32,
+    /// It is a Unix socket, which can carry descriptors.
+    pub(crate) is_local: bool,
     /// This side dialled.
     pub(crate) dialled: bool,
     pub(crate) reading: Mutex<Reading>,
@@ -69,10 +76,13 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(token: u64, fd: OwnedFd, peer: ProcId, machine: Handshake, deadline: Instant) -> Link {
         let dialled = matches!(machine, Handshake::Initiator(_));
+        let is_local = rustix::net::getsockname(&fd)
+            .is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX);
         Link {
             token,
             fd,
             peer: AtomicU32::new(peer),
+            is_local,
             dialled,
             reading: Mutex::new(Reading::Handshake {
                 machine: Box::new(machine),
@@ -127,7 +137,7 @@ impl Link {
 
     /// Sends bytes of the handshake, which always fit into the socket's buffer.
     pub(crate) fn send_raw(&self, bytes: &[u8]) -> bool {
-        matches!(send_vectored(self.fd(), &[IoSlice::new(bytes)]), Ok(n) if n == bytes.len())
+        matches!(send_vectored(self.fd(), &[IoSlice::new(bytes)], None), Ok(n) if n == bytes.len())
     }
 
     /// Sends a message whose memory the core owns; never waits.
@@ -183,6 +193,41 @@ impl Link {
         self.send_chunks(&head, stream, segments, signalled)
     }
 
+    /// Sends a message whose long segments lie in a memory file; never waits.
+    pub(crate) fn send_file(&self, shared: &Shared<'_>, number: u64, fd: Arc<OwnedFd>) {
+        let lengths = shared.segments.iter().map(|s| s.len());
+        let is_inline = |(index, bytes): &(usize, &&[u8])| *index == 0 || bytes.len() < SHARED_FROM;
+        let inline: Vec<&[u8]> = shared
+            .segments
+            .iter()
+            .enumerate()
+            .filter(is_inline)
+            .map(|(_, bytes)| *bytes)
+            .collect();
+        let size = inline.iter().map(|s| s.len()).sum();
+        let mut bytes = frame::encode_shared_head(shared.header, lengths, shared.refs, number, size);
+        inline.iter().for_each(|s| bytes.extend_from_slice(s));
+        self.bytes_sent.fetch_add(shared.file.len() as u64, Ordering::Relaxed);
+        self.enqueue(Outgoing::with_file(bytes, fd));
+    }
+
+    /// Reads bytes, and the descriptor that came with them.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+        if !self.is_local {
+            let (n, _) = rustix::net::recv(&self.fd, buffer, RecvFlags::DONTWAIT)?;
+            return Ok((n, None));
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.fd, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+        let file = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        Ok((received.bytes, file))
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
@@ -191,7 +236,7 @@ impl Link {
         self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn await_room(&self, signalled: &dyn Fn() -> bool) -> Result<(), SendError> {
+    pub(crate) fn await_room(&self, signalled: &dyn Fn() -> bool) -> Result<(), SendError> {
         while self.queued_bytes() > QUEUE_MAX {
             if self.is_closed() {
                 return Err(SendError::Closed);
@@ -255,7 +300,7 @@ impl Link {
 
     fn write_queue(&self, writer: &mut Queue) {
         let before = writer.owned_bytes();
-        let result = writer.write(|slices| send_vectored(self.fd(), slices), &self.bytes_sent);
+        let result = writer.write(|slices, file| send_vectored(self.fd(), slices, file), &self.bytes_sent);
         let written = before - writer.owned_bytes();
         if written > 0 {
             self.queued.fetch_sub(written, Ordering::Relaxed);
@@ -355,7 +400,7 @@ impl Link {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
         let mut rest = slices.as_mut_slice();
         while !rest.is_empty() {
-            match send_vectored(self.fd(), rest) {
+            match send_vectored(self.fd(), rest, None) {
                 Ok(n) => {
                     self.bytes_sent.fetch_add(n as u64, Ordering::Relaxed);
                     IoSlice::advance_slices(&mut rest, n);
@@ -410,12 +455,22 @@ impl<'a> Cursor<'a> {
 /// The most slices that one system call takes.
 pub(crate) const SLICES_MAX: usize = 512;
 
-fn send_vectored(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+/// Writes slices; a descriptor goes with the first byte, unless nothing is written at all.
+fn send_vectored(
+    fd: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    file: Option<BorrowedFd<'_>>,
+) -> Result<usize, Errno> {
     let slices = &slices[..slices.len().min(SLICES_MAX)];
-    sendmsg(
-        fd,
-        slices,
-        &mut SendAncillaryBuffer::default(),
-        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-    )
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let Some(file) = file else {
+        return sendmsg(fd, slices, &mut SendAncillaryBuffer::default(), flags);
+    };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files = [file];
+    if !control.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(Errno::NOBUFS);
+    }
+    sendmsg(fd, slices, &mut control, flags)
 }

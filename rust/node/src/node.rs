@@ -1,7 +1,7 @@
 //! One process of the cluster: its state machine, connections, executors and reactor.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use crate::inbox::{Executor, Inbox, Item};
 use crate::link::Link;
 use crate::listener::Listener;
 use crate::parker::Parked;
+use crate::shared::Sharing;
 use crate::waiter::Wake;
 
 /// What a process needs to know to start.
@@ -30,6 +31,8 @@ pub struct Config {
     pub topology: Topology,
     /// Messages over this many bytes are refused.
     pub message_max: u64,
+    /// Bytes of shared memory that are kept for further messages; 0: large buffers are streamed, not shared.
+    pub shared_max: usize,
 }
 
 /// Which workers are connected to each other.
@@ -81,14 +84,20 @@ pub struct StatsSnapshot {
     pub messages_received: u64,
     pub connections: usize,
     pub queued_bytes: usize,
+    /// Bytes of the memory files in use: own ones until all have let go of them, and received ones.
+    pub shared_bytes: usize,
+    /// Large messages that were streamed since memory could not be shared.
+    pub share_fallbacks: u64,
     pub executors: usize,
 }
 
 /// One process of the cluster.
 pub struct Node {
+    pub(crate) this: Weak<Node>,
     pub(crate) config: Config,
     pub(crate) driver: Driver,
     pub(crate) machine: Mutex<Machine<Wake>>,
+    pub(crate) sharing: Sharing,
     /// The connection on which messages to a process are sent.
     pub(crate) links: RwLock<HashMap<ProcId, Arc<Link>>>,
     /// Every connection, by its token.
@@ -133,8 +142,11 @@ pub(crate) const TELL_AFTER: Duration = Duration::from_millis(3);
 impl Node {
     /// Starts the process: its reactor thread runs from now on.
     pub fn start(config: Config) -> Result<Arc<Node>, NodeError> {
-        let node = Arc::new(Node {
-            driver: Driver::new()?,
+        let driver = Driver::new()?;
+        let node = Arc::new_cyclic(|this| Node {
+            this: this.clone(),
+            driver,
+            sharing: Sharing::new(config.shared_max),
             machine: Mutex::new(Machine::new(config.me.clone())),
             config,
             links: RwLock::default(),
@@ -359,7 +371,7 @@ impl Node {
     }
 
     /// Has whoever reads the sockets look at the timers.
-    fn wake_reader(&self) {
+    pub(crate) fn wake_reader(&self) {
         self.driver.kick();
         if self.driver.has_leader() {
             self.driver.wake_standby();
@@ -386,6 +398,8 @@ impl Node {
             messages_received: self.messages_received.load(Ordering::Relaxed),
             connections: links.values().filter(|l| l.is_open()).count(),
             queued_bytes: links.values().map(|l| l.queued_bytes()).sum(),
+            shared_bytes: self.sharing.bytes(),
+            share_fallbacks: self.sharing.fallbacks.load(Ordering::Relaxed),
             executors: self.inbox.executors(),
         }
     }
@@ -446,6 +460,7 @@ impl Node {
         {
             raw.push(std::os::fd::AsRawFd::as_raw_fd(&listener.fd()));
         }
+        raw.extend(self.sharing.after_fork());
         for fd in raw {
             // SAFETY: in the child no other thread exists, and the node is never used again there, so nobody
             // else closes or reads these descriptors (tests/lifecycle/test_fork.py).

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,13 +15,18 @@ const BATCH: usize = 64;
 
 /// A message that is to be written.
 pub(crate) enum Outgoing {
-    Bytes(Vec<u8>),
+    /// A whole message, and the descriptor that goes with its first byte.
+    Bytes(Vec<u8>, Option<Arc<OwnedFd>>),
     Stream(Stream),
 }
 
 impl Outgoing {
     pub(crate) fn bytes(bytes: Vec<u8>) -> Outgoing {
-        Outgoing::Bytes(bytes)
+        Outgoing::Bytes(bytes, None)
+    }
+
+    pub(crate) fn with_file(bytes: Vec<u8>, file: Arc<OwnedFd>) -> Outgoing {
+        Outgoing::Bytes(bytes, Some(file))
     }
 
     pub(crate) fn stream(head: Vec<u8>, stream: u16, body: Arc<Body>) -> Outgoing {
@@ -36,7 +42,7 @@ impl Outgoing {
     /// The memory that it holds until it is written.
     pub(crate) fn owned_bytes(&self) -> usize {
         match self {
-            Outgoing::Bytes(bytes) => bytes.len(),
+            Outgoing::Bytes(bytes, _) => bytes.len(),
             Outgoing::Stream(stream) => stream.owned_bytes(),
         }
     }
@@ -108,7 +114,7 @@ impl Chunk {
 /// The messages of one connection that wait to be written.
 #[derive(Default)]
 pub(crate) struct Queue {
-    small: VecDeque<Vec<u8>>,
+    small: VecDeque<(Vec<u8>, Option<Arc<OwnedFd>>)>,
     /// Bytes of the first small message that are written already.
     written: usize,
     chunk: Option<Chunk>,
@@ -120,7 +126,7 @@ impl Queue {
     pub(crate) fn push(&mut self, message: Outgoing) {
         self.owned += message.owned_bytes();
         match message {
-            Outgoing::Bytes(bytes) => self.small.push_back(bytes),
+            Outgoing::Bytes(bytes, file) => self.small.push_back((bytes, file)),
             Outgoing::Stream(stream) => self.streams.push_back(stream),
         }
     }
@@ -137,13 +143,13 @@ impl Queue {
     /// Writes as much as the socket takes; an error means that the connection is broken.
     pub(crate) fn write(
         &mut self,
-        mut send: impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>,
+        mut send: impl FnMut(&[IoSlice<'_>], Option<BorrowedFd<'_>>) -> Result<usize, Errno>,
         sent: &AtomicU64,
     ) -> Result<(), Errno> {
         loop {
             let result = if let Some(chunk) = &mut self.chunk {
                 let [first, second] = chunk.slices();
-                let result = send(&[IoSlice::new(first), IoSlice::new(second)]);
+                let result = send(&[IoSlice::new(first), IoSlice::new(second)], None);
                 if let Ok(n) = result {
                     chunk.written += n;
                     if chunk.is_written() {
@@ -176,18 +182,23 @@ impl Queue {
 
     fn write_small(
         &mut self,
-        send: &mut impl FnMut(&[IoSlice<'_>]) -> Result<usize, Errno>,
+        send: &mut impl FnMut(&[IoSlice<'_>], Option<BorrowedFd<'_>>) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
+        // A descriptor goes with the first byte of its message, which is the first of what is written together.
+        let file = self.small[0].1.as_ref().filter(|_| self.written == 0);
+        let file = file.map(|file| file.as_fd());
         let n = if self.small.len() == 1 {
-            send(&[IoSlice::new(&self.small[0][self.written..])])?
+            send(&[IoSlice::new(&self.small[0].0[self.written..])], file)?
         } else {
             let mut slices = Vec::with_capacity(self.small.len().min(BATCH));
-            slices.push(IoSlice::new(&self.small[0][self.written..]));
-            slices.extend(self.small.iter().skip(1).take(BATCH - 1).map(|m| IoSlice::new(m)));
-            send(&slices)?
+            slices.push(IoSlice::new(&self.small[0].0[self.written..]));
+            let rest = self.small.iter().skip(1).take(BATCH - 1);
+            let rest = rest.take_while(|(_, file)| file.is_none());
+            slices.extend(rest.map(|(bytes, _)| IoSlice::new(bytes)));
+            send(&slices, file)?
         };
         self.written += n;
-        while let Some(first) = self.small.front() {
+        while let Some((first, _)) = self.small.front() {
             if self.written < first.len() {
                 break;
             }

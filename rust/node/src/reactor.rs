@@ -46,6 +46,8 @@ impl Node {
         let now = Instant::now();
         self.collect_dropped();
         self.tell_owners();
+        self.settle_returned();
+        self.trim_pool(now);
         let stall = self.inbox.check_stall();
         stall.wake(&self.driver);
         if stall.check {

@@ -38,6 +38,8 @@ impl From<CallError> for CallFailed {
 pub struct Payload<'a> {
     pub segments: &'a [&'a [u8]],
     pub refs: &'a [RemoteRef],
+    /// A body of [`Node::keep`] in which all segments but the first lie already, so that they need not be copied again.
+    pub kept: Option<&'a Body>,
     /// Asked now and then, while there is no room, whether a signal has arrived.
     pub signalled: &'a dyn Fn() -> bool,
 }
@@ -70,7 +72,12 @@ impl Node {
         let Some(link) = self.link_to(pid) else {
             return Ok(());
         };
-        match link.send_borrowed(header, payload.segments, payload.refs, payload.signalled) {
+        let sent = self
+            .send_shared(pid, &link, header, &payload)
+            .unwrap_or_else(|| {
+                link.send_borrowed(header, payload.segments, payload.refs, payload.signalled)
+            });
+        match sent {
             Ok(()) | Err(SendError::Closed) => Ok(()),
             Err(SendError::Signal) => Err(CallFailed::Signal),
         }

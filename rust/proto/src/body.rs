@@ -1,5 +1,9 @@
 //! The body of a message: the pickle and its out-of-band buffers, in memory that the receiver owns.
 
+use std::any::Any;
+use std::ops::Range;
+use std::sync::Arc;
+
 use memmap2::MmapMut;
 
 use crate::ids::RemoteRef;
@@ -7,11 +11,28 @@ use crate::ids::RemoteRef;
 /// From this size on a segment gets pages of its own, which the kernel hands out only as they are filled.
 const MAPPED_FROM: usize = 1 << 20;
 
-/// One writable run of bytes.
+/// A private view of memory that other processes see too: what is written to it stays in this process.
+///
+/// The core never writes to a view; whoever a body is handed out to may.
+pub trait View: Any + Send + Sync + std::fmt::Debug {
+    fn bytes(&self) -> &[u8];
+
+    /// The first byte, for who is handed the view out to write to it.
+    fn address(&self) -> *mut u8;
+
+    /// A further view of what was sent, whatever has been written to this one; fails where there can be none.
+    fn again(&self) -> std::io::Result<Arc<dyn View>>;
+
+    /// The view leaves the core, and is not passed on any more.
+    fn hand_out(&self);
+}
+
+/// One run of bytes.
 #[derive(Debug)]
 pub enum Segment {
     Heap(Vec<u8>),
     Mapped(MmapMut),
+    Shared(Arc<dyn View>, Range<usize>),
 }
 
 impl Segment {
@@ -38,13 +59,28 @@ impl Segment {
         match self {
             Segment::Heap(bytes) => bytes,
             Segment::Mapped(map) => map,
+            Segment::Shared(view, range) => &view.bytes()[range.clone()],
         }
     }
 
+    /// The bytes for writing; none of a shared segment, which is only written to once it has been handed out.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         match self {
             Segment::Heap(bytes) => bytes,
             Segment::Mapped(map) => map,
+            Segment::Shared(..) => &mut [],
+        }
+    }
+
+    /// Where the bytes are, for who takes the segment out of the core and may write to it.
+    pub fn hand_out(&mut self) -> *mut u8 {
+        match self {
+            Segment::Heap(bytes) => bytes.as_mut_ptr(),
+            Segment::Mapped(map) => map.as_mut_ptr(),
+            Segment::Shared(view, range) => {
+                view.hand_out();
+                view.address().wrapping_add(range.start)
+            }
         }
     }
 
@@ -73,16 +109,28 @@ impl Body {
         }
     }
 
-    /// Copies a body, segment by segment.
+    /// Copies a body, segment by segment; shared memory is not copied but viewed once more where that can be.
     pub fn try_clone(&self) -> std::io::Result<Body> {
+        let again = self.view().and_then(|view| view.again().ok());
         let segments = self
             .segments
             .iter()
-            .map(|segment| Segment::copy_of(segment.as_slice()))
+            .map(|segment| match (segment, &again) {
+                (Segment::Shared(_, range), Some(view)) => Ok(Segment::Shared(view.clone(), range.clone())),
+                _ => Segment::copy_of(segment.as_slice()),
+            })
             .collect::<Result<_, _>>()?;
         Ok(Body {
             refs: self.refs.clone(),
             segments,
+        })
+    }
+
+    /// The view in which all shared segments of the body lie.
+    pub fn view(&self) -> Option<&Arc<dyn View>> {
+        self.segments.iter().find_map(|segment| match segment {
+            Segment::Shared(view, _) => Some(view),
+            _ => None,
         })
     }
 

@@ -1,21 +1,30 @@
 //! Turns the bytes of an authenticated peer into messages.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::body::{Body, Segment};
+use crate::body::{Body, Segment, View};
 use crate::error::ProtocolError;
 use crate::frame::{
-    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, PREFIX, STREAMED, STREAMS_MAX, TAKEN, decode_ref,
-    kind, u16_at, u32_at, u64_at,
+    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, Layout, PREFIX, SHARED, STREAMED, STREAMS_MAX, TAKEN,
+    UNMAPPED, decode_ref, kind, u16_at, u32_at, u64_at,
 };
 use crate::handshake::Authenticated;
 use crate::ids::{ProcId, RefId};
-use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
+use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status, Unmapped};
 
 const STAGING: usize = 64 << 10;
 /// A chunk with less than this left to come is read through the staging buffer, with what follows it.
 const DIRECT_FROM: usize = 16 << 10;
+
+/// Descriptors that may have come whose frames have not.
+const FILES_MAX: usize = 8;
+
+/// The descriptor of a memory file that came beside the bytes.
+pub trait Attachment: Send {
+    /// Checks that `len` bytes of the memory file can be used, and maps them; `number` is the sender's name for it.
+    fn open(self: Box<Self>, number: u64, len: u64) -> Result<Arc<dyn View>, ProtocolError>;
+}
 
 /// A message whose segments are still coming.
 struct Partial {
@@ -104,6 +113,8 @@ pub struct Decoder {
     /// The last `spare` was the stream's own memory.
     direct: bool,
     message_max: u64,
+    /// What came beside the bytes, in the order of the frames that it belongs to.
+    files: VecDeque<Box<dyn Attachment>>,
 }
 
 impl Decoder {
@@ -118,7 +129,17 @@ impl Decoder {
             chunk: None,
             direct: false,
             message_max,
+            files: VecDeque::new(),
         }
+    }
+
+    /// A descriptor came with the bytes that are reported next.
+    pub fn attach(&mut self, file: Box<dyn Attachment>) -> Result<(), ProtocolError> {
+        if self.files.len() == FILES_MAX {
+            return Err(ProtocolError::TooManyFiles(FILES_MAX));
+        }
+        self.files.push_back(file);
+        Ok(())
     }
 
     pub fn peer(&self) -> &Authenticated {
@@ -273,10 +294,10 @@ impl Decoder {
         flags: u8,
         stream: u16,
     ) -> Result<Option<Message>, ProtocolError> {
-        if flags & !STREAMED != 0 {
+        if !matches!(flags, 0 | STREAMED | SHARED) {
             return Err(ProtocolError::UnknownFlags(flags));
         }
-        if !(kind::CALL..kind::CHUNK).contains(&kind) {
+        if !(kind::CALL..kind::CHUNK).contains(&kind) && kind != kind::UNMAPPED {
             return Err(ProtocolError::UnknownKind(kind));
         }
         let frame = &self.staging[at..at + PREFIX + len];
@@ -322,6 +343,11 @@ impl Decoder {
             self.streams.insert(stream, Partial::new(header, refs, lengths));
             return Ok(None);
         }
+        if flags & SHARED != 0 {
+            let file = self.files.pop_front().ok_or(ProtocolError::NoFile)?;
+            let body = shared_body(&frame[HEADER + tables..], &lengths, refs, file)?;
+            return message(header, body).map(Some);
+        }
         if (frame.len() - HEADER - tables) as u64 != total {
             return Err(ProtocolError::Truncated("segments"));
         }
@@ -334,6 +360,37 @@ impl Decoder {
         }
         message(header, Body { refs, segments }).map(Some)
     }
+}
+
+/// Puts a body together from what follows the tables of its frame and from its memory file.
+fn shared_body(
+    rest: &[u8],
+    lengths: &[u64],
+    refs: Vec<crate::ids::RemoteRef>,
+    file: Box<dyn Attachment>,
+) -> Result<Body, ProtocolError> {
+    let layout = Layout::of(lengths.iter().copied()).ok_or(ProtocolError::Truncated("segments"))?;
+    if rest.len() < 8 || (rest.len() - 8) as u64 != layout.inline || layout.shared == 0 {
+        return Err(ProtocolError::Truncated("segments"));
+    }
+    let view = file.open(u64_at(rest, 0), layout.shared)?;
+    let mut inline = &rest[8..];
+    let mut segments = Vec::with_capacity(lengths.len());
+    for (&len, offset) in lengths.iter().zip(&layout.offsets) {
+        let size = usize::try_from(len).map_err(|_| ProtocolError::NoMemory(len))?;
+        segments.push(match offset {
+            Some(from) => {
+                let from = usize::try_from(*from).map_err(|_| ProtocolError::NoMemory(len))?;
+                Segment::Shared(view.clone(), from..from + size)
+            }
+            None => {
+                let (bytes, rest) = inline.split_at(size);
+                inline = rest;
+                Segment::copy_of(bytes).map_err(|_| ProtocolError::NoMemory(len))?
+            }
+        });
+    }
+    Ok(Body { refs, segments })
 }
 
 fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
@@ -359,6 +416,9 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::WITHDRAW => Message::Withdraw {
             req: id,
             target: RefId { whence: b, id: a },
+        },
+        kind::UNMAPPED => Message::Unmapped {
+            files: unmapped(&body)?,
         },
         kind::CONFIRM => Message::Confirm { taken: taken(&body)? },
         kind::REFS => Message::Refs {
@@ -421,6 +481,25 @@ fn taken(body: &Body) -> Result<Vec<(RefId, u64)>, ProtocolError> {
         (RefId { whence, id }, u64_at(d, 12))
     };
     Ok(bytes.chunks_exact(TAKEN).map(entry).collect())
+}
+
+fn unmapped(body: &Body) -> Result<Vec<Unmapped>, ProtocolError> {
+    let bytes = body.segments.first().map(Segment::as_slice).unwrap_or_default();
+    if !bytes.len().is_multiple_of(UNMAPPED) {
+        return Err(ProtocolError::Truncated("unmapped files"));
+    }
+    let entry = |d: &[u8]| {
+        let copied = match u32_at(d, 8) {
+            0 => false,
+            1 => true,
+            other => return Err(ProtocolError::UnknownValue("state of a memory file", other)),
+        };
+        Ok(Unmapped {
+            file: u64_at(d, 0),
+            copied,
+        })
+    };
+    bytes.chunks_exact(UNMAPPED).map(entry).collect()
 }
 
 fn deltas(body: &Body) -> Result<Vec<RefDelta>, ProtocolError> {

@@ -25,6 +25,12 @@ pub enum ProtocolError {
     ChunkOverrun(usize, u64),
     #[error("{0} is not UTF-8")]
     NotText(&'static str),
+    #[error("a message in shared memory came without its descriptor")]
+    NoFile,
+    #[error("more than {0} descriptors came without a message")]
+    TooManyFiles(usize),
+    #[error("shared memory cannot be used: {0}")]
+    UnusableFile(String),
     #[error("no memory for a segment of {0} bytes")]
     NoMemory(u64),
 }

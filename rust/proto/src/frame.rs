@@ -3,14 +3,15 @@
 //! ```text
 //! head frame   len u32 | kind u8 | flags u8 | stream u16 | id u64 | a u64 | b u32 | c u32 | nseg u32 | nrefs u32
 //!              segment lengths u64 × nseg | references (owner u32, whence u32, id u64) × nrefs
-//!              segments, unless STREAMED is set
+//!              number of the memory file u64, where SHARED is set
+//!              segments, unless STREAMED is set or they lie in the memory file
 //! chunk frame  len u32 | CHUNK | flags u8 | stream u16 | bytes
 //! ```
 //! All numbers are little-endian. `len` counts the bytes behind the first eight.
 
 use crate::body::{Body, Segment};
 use crate::ids::{ProcId, RefId, RemoteRef};
-use crate::message::{Member, Message, RefDelta, RefOp, Status};
+use crate::message::{Member, Message, RefDelta, RefOp, Status, Unmapped};
 
 /// The bytes that every frame starts with.
 pub const PREFIX: usize = 8;
@@ -41,6 +42,7 @@ pub(crate) mod kind {
     pub(crate) const PONG: u8 = 13;
     pub(crate) const CONFIRM: u8 = 14;
     pub(crate) const CHUNK: u8 = 15;
+    pub(crate) const UNMAPPED: u8 = 16;
 }
 
 /// The bytes of one changed count.
@@ -49,10 +51,53 @@ pub(crate) const DELTA: usize = 24;
 /// The bytes of one item that has come.
 pub(crate) const TAKEN: usize = 20;
 
+/// The bytes of one memory file that is not mapped any more.
+pub(crate) const UNMAPPED: usize = 12;
+
 /// The body follows in chunk frames.
 pub(crate) const STREAMED: u8 = 1;
 /// On a chunk: the sender gave up; what came of the message is dropped.
 pub(crate) const ABORTED: u8 = 2;
+/// Long segments lie in a memory file, whose descriptor comes with the first byte of the frame.
+pub(crate) const SHARED: u8 = 4;
+
+/// Shorter segments never lie in a memory file, nor does segment 0.
+pub const SHARED_FROM: usize = 64 << 10;
+/// Segments in a memory file begin at multiples of this.
+pub const SHARED_ALIGN: u64 = 4096;
+
+/// Where the segments of a message in shared memory lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// For each segment where it begins in the memory file; none for one that follows in the frame.
+    pub offsets: Vec<Option<u64>>,
+    /// The bytes of the memory file that are used.
+    pub shared: u64,
+    /// The bytes of the segments in the frame.
+    pub inline: u64,
+}
+
+impl Layout {
+    /// Lays segments out; nothing where the lengths are too large.
+    pub fn of(lengths: impl IntoIterator<Item = u64>) -> Option<Layout> {
+        let mut layout = Layout {
+            offsets: Vec::new(),
+            shared: 0,
+            inline: 0,
+        };
+        for (index, len) in lengths.into_iter().enumerate() {
+            if index > 0 && len >= SHARED_FROM as u64 {
+                let offset = layout.shared.checked_next_multiple_of(SHARED_ALIGN)?;
+                layout.offsets.push(Some(offset));
+                layout.shared = offset.checked_add(len)?;
+            } else {
+                layout.offsets.push(None);
+                layout.inline = layout.inline.checked_add(len)?;
+            }
+        }
+        Some(layout)
+    }
+}
 
 /// The fixed part of a head frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,13 +151,47 @@ pub fn encode_head(
     refs: &[RemoteRef],
     stream: Option<u16>,
 ) -> Vec<u8> {
+    let flags = if stream.is_some() { STREAMED } else { 0 };
+    let (mut out, data) = head(header, flags, stream.unwrap_or(0), lengths, refs);
+    let mut len = out.len() - PREFIX;
+    if stream.is_none() {
+        len += data;
+    }
+    out[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    out
+}
+
+/// Encodes everything of the head frame of a message in shared memory but the segments that follow in the frame,
+/// which have `inline` bytes.
+pub fn encode_shared_head(
+    header: Header,
+    lengths: impl ExactSizeIterator<Item = usize>,
+    refs: &[RemoteRef],
+    file: u64,
+    inline: usize,
+) -> Vec<u8> {
+    let (mut out, _) = head(header, SHARED, 0, lengths, refs);
+    out.extend_from_slice(&file.to_le_bytes());
+    let len = out.len() - PREFIX + inline;
+    out[..4].copy_from_slice(&(len as u32).to_le_bytes());
+    out
+}
+
+/// Encodes a head and its tables, without its length; returns the bytes of all segments too.
+fn head(
+    header: Header,
+    flags: u8,
+    stream: u16,
+    lengths: impl ExactSizeIterator<Item = usize>,
+    refs: &[RemoteRef],
+) -> (Vec<u8>, usize) {
     let nseg = lengths.len();
     let tables = nseg * 8 + refs.len() * 16;
     let mut out = Vec::with_capacity(HEADER + tables + 256);
     out.extend_from_slice(&[0; 4]);
     out.push(header.kind);
-    out.push(if stream.is_some() { STREAMED } else { 0 });
-    out.extend_from_slice(&stream.unwrap_or(0).to_le_bytes());
+    out.push(flags);
+    out.extend_from_slice(&stream.to_le_bytes());
     out.extend_from_slice(&header.id.to_le_bytes());
     out.extend_from_slice(&header.a.to_le_bytes());
     out.extend_from_slice(&header.b.to_le_bytes());
@@ -127,12 +206,7 @@ pub fn encode_head(
     for r in refs {
         encode_ref(&mut out, r);
     }
-    let mut len = out.len() - PREFIX;
-    if stream.is_none() {
-        len += data;
-    }
-    out[..4].copy_from_slice(&(len as u32).to_le_bytes());
-    out
+    (out, data)
 }
 
 /// Encodes the prefix of a chunk of `len` bytes.
@@ -173,6 +247,13 @@ pub enum EncodedBody {
 }
 
 impl EncodedBody {
+    pub fn into_body(self) -> std::sync::Arc<Body> {
+        match self {
+            EncodedBody::Own(body) => std::sync::Arc::new(body),
+            EncodedBody::Shared(body) => body,
+        }
+    }
+
     pub fn get(&self) -> &Body {
         match self {
             EncodedBody::Own(body) => body,
@@ -225,6 +306,14 @@ pub fn encode(message: Message) -> Encoded {
                 ..Header::default()
             },
             Body::of_bytes(encode_taken(&taken)),
+        ),
+        Message::Unmapped { files } => (
+            Header {
+                kind: kind::UNMAPPED,
+                id: files.len() as u64,
+                ..Header::default()
+            },
+            Body::of_bytes(encode_unmapped(&files)),
         ),
         Message::Refs { deltas } => (
             Header {
@@ -284,6 +373,15 @@ fn encode_taken(taken: &[(RefId, u64)]) -> Vec<u8> {
         out.extend_from_slice(&id.whence.to_le_bytes());
         out.extend_from_slice(&id.id.to_le_bytes());
         out.extend_from_slice(&req.to_le_bytes());
+    }
+    out
+}
+
+fn encode_unmapped(files: &[Unmapped]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(files.len() * UNMAPPED);
+    for unmapped in files {
+        out.extend_from_slice(&unmapped.file.to_le_bytes());
+        out.extend_from_slice(&u32::from(unmapped.copied).to_le_bytes());
     }
     out
 }

@@ -338,6 +338,8 @@ impl<W> Machine<W> {
             Message::Ready => self.outputs.push(Output::WorkerReady(from)),
             Message::Ping { tick } => self.send(from, Message::Pong { tick }),
             Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
+            // Memory files are no matter of the machine, but of whoever maps them.
+            Message::Unmapped { .. } => {}
         }
     }
 

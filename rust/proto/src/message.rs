@@ -102,6 +102,15 @@ pub struct Member {
     pub host: String,
 }
 
+/// A memory file that a process has received and does not map any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unmapped {
+    /// The number under which the sender sent it.
+    pub file: u64,
+    /// A forked child may still map it: its pages are never to be written to again.
+    pub copied: bool,
+}
+
 /// A message between two processes.
 #[derive(Debug)]
 pub enum Message {
@@ -136,6 +145,10 @@ pub enum Message {
     },
     Refs {
         deltas: Vec<RefDelta>,
+    },
+    /// Memory files of the receiver are not mapped here any more.
+    Unmapped {
+        files: Vec<Unmapped>,
     },
     Interrupt,
     Exit,
