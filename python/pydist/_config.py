@@ -15,6 +15,14 @@ def message_max() -> int:
     return int(_number("PYDIST_MESSAGE_MAX", float(64 << 30)))
 
 
+def shared_max() -> int:
+    """Bytes of shared memory that a process keeps for its next messages: `PYDIST_SHARED_MAX`, 1 GiB by default.
+
+    0 switches sharing off: large buffers are then streamed, and each process has a copy of its own.
+    """
+    return int(_number("PYDIST_SHARED_MAX", float(1 << 30), zero=True))
+
+
 def threads_max() -> int:
     """The most threads that run calls in one process: `PYDIST_MAX_THREADS`, 4,096 by default."""
     return int(_number("PYDIST_MAX_THREADS", 4096.0))
@@ -25,7 +33,7 @@ def allow_python_mismatch() -> bool:
     return os.environ.get("PYDIST_ALLOW_PYTHON_MISMATCH", "") == "1"
 
 
-def _number(name: str, default: float) -> float:
+def _number(name: str, default: float, *, zero: bool = False) -> float:
     text = os.environ.get(name, "")
     if not text:
         return default
@@ -33,6 +41,7 @@ def _number(name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         raise ValueError(f"the environment variable {name} must be a number, not {text!r}") from None
-    if not value > 0:
-        raise ValueError(f"the environment variable {name} must be positive, not {text!r}")
+    if not (value > 0 or (zero and value == 0)):
+        kind = "at least 0" if zero else "positive"
+        raise ValueError(f"the environment variable {name} must be {kind}, not {text!r}")
     return value

@@ -100,6 +100,8 @@ def _run_call(
         executor.started(src, id)
         _answer_error(executor, key, mode, error)
         return
+    # The caller of this function still has the list: the memory goes with the arguments alone.
+    buffers.clear()
     del data, buffers, hold
     if not executor.started(src, id):
         return

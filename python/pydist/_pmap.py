@@ -135,7 +135,8 @@ class _Map:
         self._key = uuid.uuid4().hex
         self._f = f
         self._me = _core.me()
-        self._function = _calls._dump(_batches.install, (self._key, f), {})
+        data, buffers, refs = _calls._dump(_batches.install, (self._key, f), {})
+        self._function = data, _core.share(buffers), refs
         self._elements = elements
         self._auto = batch_size == "auto"
         self._size = 1 if isinstance(batch_size, str) else batch_size

@@ -78,6 +78,7 @@ def start_node(
         allow_python_mismatch=_config.allow_python_mismatch(),
         topology=topology,
         message_max=_config.message_max(),
+        shared_max=_config.shared_max(),
     )
     _core.listen(address)
     os.register_at_fork(after_in_child=_after_fork)

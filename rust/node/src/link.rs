@@ -15,8 +15,8 @@ use pydist_proto::handshake::Handshake;
 use pydist_proto::ids::{ProcId, RemoteRef};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 
 use crate::outgoing::{Outgoing, Queue};
@@ -207,7 +207,8 @@ impl Link {
         let size = inline.iter().map(|s| s.len()).sum();
         let mut bytes = frame::encode_shared_head(shared.header, lengths, shared.refs, number, size);
         inline.iter().for_each(|s| bytes.extend_from_slice(s));
-        self.bytes_sent.fetch_add(shared.file.len() as u64, Ordering::Relaxed);
+        self.bytes_sent
+            .fetch_add(shared.file.len() as u64, Ordering::Relaxed);
         self.enqueue(Outgoing::with_file(bytes, fd));
     }
 
@@ -300,7 +301,10 @@ impl Link {
 
     fn write_queue(&self, writer: &mut Queue) {
         let before = writer.owned_bytes();
-        let result = writer.write(|slices, file| send_vectored(self.fd(), slices, file), &self.bytes_sent);
+        let result = writer.write(
+            |slices, file| send_vectored(self.fd(), slices, file),
+            &self.bytes_sent,
+        );
         let written = before - writer.owned_bytes();
         if written > 0 {
             self.queued.fetch_sub(written, Ordering::Relaxed);

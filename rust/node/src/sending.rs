@@ -74,9 +74,7 @@ impl Node {
         };
         let sent = self
             .send_shared(pid, &link, header, &payload)
-            .unwrap_or_else(|| {
-                link.send_borrowed(header, payload.segments, payload.refs, payload.signalled)
-            });
+            .unwrap_or_else(|| link.send_borrowed(header, payload.segments, payload.refs, payload.signalled));
         match sent {
             Ok(()) | Err(SendError::Closed) => Ok(()),
             Err(SendError::Signal) => Err(CallFailed::Signal),

@@ -52,6 +52,7 @@ fn node(pid: ProcId, address: String, cookie: &[u8]) -> Arc<Node> {
         allow_python_mismatch: false,
         topology: Topology::Lazy,
         message_max: 1 << 32,
+        shared_max: 1 << 30,
     };
     Node::start(config).unwrap()
 }
@@ -103,6 +104,7 @@ fn echo(node: &Arc<Node>, leads: bool) -> std::thread::JoinHandle<()> {
                     let payload = Payload {
                         segments: &segments,
                         refs: &call.body.refs,
+                        kept: None,
                         signalled: &|| false,
                     };
                     match call.mode {
@@ -130,6 +132,7 @@ fn payload<'a>(segments: &'a [&'a [u8]]) -> Payload<'a> {
     Payload {
         segments,
         refs: &[],
+        kept: None,
         signalled: &|| false,
     }
 }

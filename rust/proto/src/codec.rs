@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::body::{Body, Segment, View};
 use crate::error::ProtocolError;
 use crate::frame::{
-    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, Layout, PREFIX, SHARED, STREAMED, STREAMS_MAX, TAKEN,
-    UNMAPPED, decode_ref, kind, u16_at, u32_at, u64_at,
+    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, Layout, PREFIX, SHARED, STREAMED, STREAMS_MAX,
+    TAKEN, UNMAPPED, decode_ref, kind, u16_at, u32_at, u64_at,
 };
 use crate::handshake::Authenticated;
 use crate::ids::{ProcId, RefId};

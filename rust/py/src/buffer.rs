@@ -8,6 +8,9 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyMemoryError};
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::lifecycle::{detached, node};
 
 /// A writable buffer that holds one segment of a message.
 #[pyclass(frozen, module = "pydist._core")]
@@ -31,8 +34,7 @@ unsafe impl Sync for SegmentPointer {}
 
 impl Buffer {
     pub(crate) fn new(mut segment: Segment) -> Buffer {
-        let bytes = segment.as_mut_slice();
-        let (address, len) = (bytes.as_mut_ptr(), bytes.len());
+        let (address, len) = (segment.hand_out(), segment.len());
         Buffer {
             pointer: SegmentPointer {
                 address,
@@ -66,10 +68,68 @@ impl Buffer {
     }
 }
 
+/// Buffers that go to several processes: where these are on this machine, they share one copy.
+#[pyclass(frozen, module = "pydist._core")]
+pub(crate) struct Shared {
+    content: Content,
+}
+
+enum Content {
+    /// Copied into memory of the core: an empty segment in the place of a pickle, and one for each buffer.
+    Kept(Body),
+    /// Not worth it: they are sent from where they lie.
+    Views(Vec<PyBuffer<u8>>),
+}
+
+/// Copies buffers once, where they are large, so that they can be sent to several processes.
+#[pyfunction]
+pub(crate) fn share(py: Python<'_>, buffers: &Bound<'_, PyList>) -> PyResult<Shared> {
+    let node = node()?;
+    let views = views(buffers)?;
+    let mut segments = vec![&[][..]];
+    segments.extend(views.iter().map(bytes_of));
+    let content = if node.is_worth_sharing(&segments) {
+        Content::Kept(kept(py, &segments, &[])?)
+    } else {
+        Content::Views(views)
+    };
+    Ok(Shared { content })
+}
+
+fn views(buffers: &Bound<'_, PyList>) -> PyResult<Vec<PyBuffer<u8>>> {
+    buffers.iter().map(|buffer| PyBuffer::get(&buffer)).collect()
+}
+
+fn bytes_of(buffer: &PyBuffer<u8>) -> &[u8] {
+    if buffer.len_bytes() == 0 {
+        return &[];
+    }
+    // SAFETY: the view keeps the exporter alive and its memory in place, and it is contiguous bytes,
+    // as `PyBuffer<u8>` of a one-dimensional simple view is; that no thread writes to it while it is
+    // sent is up to the user, as with any buffer (tests/cluster/test_data.py).
+    unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) }
+}
+
+fn kept(py: Python<'_>, segments: &[&[u8]], refs: &[RemoteRef]) -> PyResult<Body> {
+    let node = node()?;
+    let body = if node.is_worth_sharing(segments) {
+        detached(py, || node.keep(segments, refs))
+    } else {
+        node.keep(segments, refs)
+    };
+    body.map_err(|error| PyMemoryError::new_err(error.to_string()))
+}
+
 /// What Python wants to send: the pickle, its buffers, and the references that it names.
 pub(crate) struct Sent {
-    buffers: Vec<PyBuffer<u8>>,
+    data: Option<PyBuffer<u8>>,
+    buffers: Buffers,
     pub(crate) refs: Vec<RemoteRef>,
+}
+
+enum Buffers {
+    Views(Vec<PyBuffer<u8>>),
+    Shared(Py<Shared>),
 }
 
 /// A reference as Python writes it: owner, whence, id.
@@ -78,16 +138,16 @@ pub(crate) type RefTuple = (u32, u32, u64);
 impl Sent {
     pub(crate) fn new(
         data: &Bound<'_, PyAny>,
-        buffers: Vec<Bound<'_, PyAny>>,
+        buffers: &Bound<'_, PyAny>,
         refs: &[RefTuple],
     ) -> PyResult<Sent> {
-        let mut views = Vec::with_capacity(1 + buffers.len());
-        views.push(PyBuffer::get(data)?);
-        for buffer in &buffers {
-            views.push(PyBuffer::get(buffer)?);
-        }
+        let buffers = match buffers.cast::<PyList>() {
+            Ok(list) => Buffers::Views(views(list)?),
+            Err(_) => Buffers::Shared(buffers.cast::<Shared>()?.clone().unbind()),
+        };
         Ok(Sent {
-            buffers: views,
+            data: Some(PyBuffer::get(data)?),
+            buffers,
             refs: refs.iter().map(|r| remote_ref(*r)).collect(),
         })
     }
@@ -95,38 +155,39 @@ impl Sent {
     /// Nothing at all.
     pub(crate) fn empty() -> Sent {
         Sent {
-            buffers: Vec::new(),
+            data: None,
+            buffers: Buffers::Views(Vec::new()),
             refs: Vec::new(),
         }
     }
 
     /// The bytes of the pickle and of each buffer.
     pub(crate) fn segments(&self) -> Vec<&[u8]> {
-        self.buffers
-            .iter()
-            .map(|buffer| {
-                if buffer.len_bytes() == 0 {
-                    return &[][..];
-                }
-                // SAFETY: the view keeps the exporter alive and its memory in place, and it is contiguous bytes,
-                // as `PyBuffer<u8>` of a one-dimensional simple view is; that no thread writes to it while it is
-                // sent is up to the user, as with any buffer (tests/cluster/test_data.py).
-                unsafe { std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), buffer.len_bytes()) }
-            })
-            .collect()
+        let mut segments: Vec<&[u8]> = self.data.iter().map(bytes_of).collect();
+        match &self.buffers {
+            Buffers::Views(views) => segments.extend(views.iter().map(bytes_of)),
+            Buffers::Shared(shared) => match &shared.get().content {
+                Content::Views(views) => segments.extend(views.iter().map(bytes_of)),
+                Content::Kept(body) => segments.extend(body.segments.iter().skip(1).map(Segment::as_slice)),
+            },
+        }
+        segments
+    }
+
+    /// The body in which all segments but the first lie already.
+    pub(crate) fn kept(&self) -> Option<&Body> {
+        match &self.buffers {
+            Buffers::Shared(shared) => match &shared.get().content {
+                Content::Kept(body) => Some(body),
+                Content::Views(_) => None,
+            },
+            Buffers::Views(_) => None,
+        }
     }
 
     /// Copies everything into memory of the core.
-    pub(crate) fn to_body(&self) -> PyResult<Body> {
-        let mut segments = Vec::with_capacity(self.buffers.len());
-        for bytes in self.segments() {
-            segments
-                .push(Segment::copy_of(bytes).map_err(|error| PyMemoryError::new_err(error.to_string()))?);
-        }
-        Ok(Body {
-            refs: self.refs.clone(),
-            segments,
-        })
+    pub(crate) fn to_body(&self, py: Python<'_>) -> PyResult<Body> {
+        kept(py, &self.segments(), &self.refs)
     }
 }
 

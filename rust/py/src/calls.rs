@@ -20,7 +20,7 @@ pub(crate) fn sending<T: Send>(
     send: impl FnOnce(Payload<'_>) -> Result<T, CallFailed> + Send,
 ) -> PyResult<T> {
     let segments = sent.segments();
-    let refs = &sent.refs;
+    let (refs, kept) = (&sent.refs, sent.kept());
     let raised = std::sync::Mutex::new(None);
     let result = detached(py, || {
         let signalled = || {
@@ -38,6 +38,7 @@ pub(crate) fn sending<T: Send>(
         send(Payload {
             segments: &segments,
             refs,
+            kept,
             signalled: &signalled,
         })
     });
@@ -55,7 +56,7 @@ pub(crate) fn call_fetch(
     py: Python<'_>,
     pid: ProcId,
     data: &Bound<'_, PyAny>,
-    buffers: Vec<Bound<'_, PyAny>>,
+    buffers: &Bound<'_, PyAny>,
     refs: Vec<RefTuple>,
 ) -> PyResult<Outcome> {
     let node = node()?;
@@ -84,7 +85,7 @@ pub(crate) fn call_future(
     py: Python<'_>,
     pid: ProcId,
     data: &Bound<'_, PyAny>,
-    buffers: Vec<Bound<'_, PyAny>>,
+    buffers: &Bound<'_, PyAny>,
     refs: Vec<RefTuple>,
 ) -> PyResult<Ref> {
     let node = node()?;
@@ -99,7 +100,7 @@ pub(crate) fn call_do(
     py: Python<'_>,
     pid: ProcId,
     data: &Bound<'_, PyAny>,
-    buffers: Vec<Bound<'_, PyAny>>,
+    buffers: &Bound<'_, PyAny>,
     refs: Vec<RefTuple>,
 ) -> PyResult<()> {
     let node = node()?;
@@ -113,7 +114,7 @@ pub(crate) fn call_queue(
     py: Python<'_>,
     pid: ProcId,
     data: &Bound<'_, PyAny>,
-    buffers: Vec<Bound<'_, PyAny>>,
+    buffers: &Bound<'_, PyAny>,
     refs: Vec<RefTuple>,
     queue: &Bound<'_, Queue>,
     key: u64,

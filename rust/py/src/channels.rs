@@ -92,7 +92,7 @@ fn operation(raw: u32) -> PyResult<RefOp> {
 fn ask(py: Python<'_>, target: RemoteRef, op: RefOp, sent: &Sent, wake: Wake) -> PyResult<u64> {
     let node = node()?;
     if target.owner == node.me() {
-        let body = sent.to_body()?;
+        let body = sent.to_body(py)?;
         return Ok(node.ask_own_channel(target.id, op, body, wake));
     }
     sending(py, sent, |payload| node.ref_op(target, op, payload, wake))
@@ -139,7 +139,7 @@ pub(crate) fn channel_ask(
     channel: &Ref,
     op: u32,
     data: &Bound<'_, PyAny>,
-    buffers: Vec<Bound<'_, PyAny>>,
+    buffers: &Bound<'_, PyAny>,
     refs: Vec<RefTuple>,
     timeout: Option<f64>,
 ) -> PyResult<Outcome> {
@@ -180,7 +180,7 @@ pub(crate) fn channel_tell(
     channel: &Ref,
     op: u32,
     data: &Bound<'_, PyAny>,
-    buffers: Vec<Bound<'_, PyAny>>,
+    buffers: &Bound<'_, PyAny>,
     refs: Vec<RefTuple>,
     queue: &Bound<'_, Queue>,
     key: u64,

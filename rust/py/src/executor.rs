@@ -122,7 +122,7 @@ impl Executor {
         mode: u32,
         status: u32,
         data: &Bound<'_, PyAny>,
-        buffers: Vec<Bound<'_, PyAny>>,
+        buffers: &Bound<'_, PyAny>,
         refs: Vec<RefTuple>,
     ) -> PyResult<()> {
         let node = node()?;
@@ -133,7 +133,7 @@ impl Executor {
         let status = value_or_error(status)?;
         let sent = Sent::new(data, buffers, &refs)?;
         if mode == CallMode::Future as u32 {
-            let body = sent.to_body()?;
+            let body = sent.to_body(py)?;
             detached(py, || node.answer_future(src, id, status, body));
             return Ok(());
         }

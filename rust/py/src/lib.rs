@@ -18,7 +18,7 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::buffer::Buffer;
+    use super::buffer::{Buffer, Shared, share};
     #[pymodule_export]
     use super::calls::{call_do, call_fetch, call_future, call_queue};
     #[pymodule_export]

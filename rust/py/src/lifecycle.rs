@@ -73,7 +73,7 @@ pub(crate) fn is_main_thread() -> bool {
 
 /// Starts the node of this process.
 #[pyfunction]
-#[pyo3(signature = (pid, *, ospid, cookie, cluster, inst, address, host, python, package, allow_python_mismatch, topology, message_max))]
+#[pyo3(signature = (pid, *, ospid, cookie, cluster, inst, address, host, python, package, allow_python_mismatch, topology, message_max, shared_max))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn start(
     pid: u32,
@@ -88,6 +88,7 @@ pub(crate) fn start(
     allow_python_mismatch: bool,
     topology: &str,
     message_max: u64,
+    shared_max: usize,
 ) -> PyResult<()> {
     if FORKED.load(Ordering::Relaxed) || NODE.get().is_some() {
         node()?;
@@ -118,6 +119,7 @@ pub(crate) fn start(
         allow_python_mismatch,
         topology,
         message_max,
+        shared_max,
     };
     let started = Node::start(config).map_err(|error| errors::node_error(&error))?;
     NODE.set(started)
@@ -253,7 +255,8 @@ pub(crate) fn stats(py: Python<'_>) -> PyResult<BTreeMap<&'static str, u64>> {
         ("messages_received", s.messages_received),
         ("connections", s.connections as u64),
         ("queued_bytes", s.queued_bytes as u64),
-        ("shared_bytes", 0),
+        ("shared_bytes", s.shared_bytes as u64),
+        ("share_fallbacks", s.share_fallbacks),
         ("threads", s.executors as u64),
     ]))
 }

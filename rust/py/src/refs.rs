@@ -167,7 +167,7 @@ impl Ref {
         &self,
         py: Python<'_>,
         data: &Bound<'_, PyAny>,
-        buffers: Vec<Bound<'_, PyAny>>,
+        buffers: &Bound<'_, PyAny>,
         refs: Vec<RefTuple>,
     ) -> PyResult<bool> {
         let sent = Sent::new(data, buffers, &refs)?;
@@ -241,14 +241,15 @@ pub(crate) fn local_call() -> PyResult<Ref> {
 /// Hands over the pickled value of a reference of this process.
 #[pyfunction]
 pub(crate) fn exported(
+    py: Python<'_>,
     whence: u32,
     id: u64,
     status: u32,
     data: &Bound<'_, PyAny>,
-    buffers: Vec<Bound<'_, PyAny>>,
+    buffers: &Bound<'_, PyAny>,
     refs: Vec<RefTuple>,
 ) -> PyResult<()> {
-    let body = Sent::new(data, buffers, &refs)?.to_body()?;
+    let body = Sent::new(data, buffers, &refs)?.to_body(py)?;
     node()?.exported(RefId { whence, id }, value_or_error(status)?, body);
     Ok(())
 }

@@ -22,16 +22,17 @@ pub(crate) struct MemoryFile {
 }
 
 /// Why a memory file was not filled.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FillError<E> {
-    Io(std::io::Error),
+    /// The system has no memory or no descriptor for it.
+    NotPossible,
     /// The sender was told to give up.
     GivenUp(E),
 }
 
 impl<E> From<std::io::Error> for FillError<E> {
-    fn from(error: std::io::Error) -> FillError<E> {
-        FillError::Io(error)
+    fn from(_: std::io::Error) -> FillError<E> {
+        FillError::NotPossible
     }
 }
 

@@ -25,6 +25,12 @@ pub(crate) struct Shared<'a> {
 }
 
 impl Node {
+    /// Whether [`Node::keep`] would try to copy segments into shared memory.
+    pub fn is_worth_sharing(&self, segments: &[&[u8]]) -> bool {
+        let total: usize = segments.iter().skip(1).map(|s| s.len()).sum();
+        total as u64 >= SHARED_LEAST && self.sharing.idle_max > 0
+    }
+
     /// Copies segments into memory of the core, which is shared memory where they are long.
     pub fn keep(&self, segments: &[&[u8]], refs: &[RemoteRef]) -> std::io::Result<Body> {
         let shared = self.place::<()>(segments, &|| Ok(())).ok().flatten();
@@ -33,7 +39,9 @@ impl Node {
             _ => None,
         };
         let copy = |(index, bytes): (usize, &&[u8])| {
-            let offset = view.as_ref().and_then(|(view, layout)| Some((view, layout.offsets[index]?)));
+            let offset = view
+                .as_ref()
+                .and_then(|(view, layout)| Some((view, layout.offsets[index]?)));
             match offset.map(|(view, from)| (view, usize::try_from(from))) {
                 Some((view, Ok(from))) => Ok(Segment::Shared(view.clone(), from..from + bytes.len())),
                 _ => Segment::copy_of(bytes),
@@ -57,6 +65,11 @@ impl Node {
         self.settle_returned();
         let Payload { segments, refs, .. } = *payload;
         let kept = payload.kept.and_then(super::file_of);
+        let kept = kept.filter(|_| {
+            segments
+                .first()
+                .is_none_or(|data| data.len() as u64 <= INLINE_MOST)
+        });
         if kept.is_none() && !self.is_worth_sharing(segments) || !self.shares_with(pid, link) {
             return None;
         }
@@ -87,7 +100,13 @@ impl Node {
     }
 
     /// Sends a body of the core through shared memory where it lies there; false where it is to be streamed.
-    pub(crate) fn send_shared_body(&self, pid: ProcId, link: &Arc<Link>, header: Header, body: &Body) -> bool {
+    pub(crate) fn send_shared_body(
+        &self,
+        pid: ProcId,
+        link: &Arc<Link>,
+        header: Header,
+        body: &Body,
+    ) -> bool {
         let Some((file, _)) = super::file_of(body) else {
             return false;
         };
@@ -125,11 +144,6 @@ impl Node {
         Ok(())
     }
 
-    fn is_worth_sharing(&self, segments: &[&[u8]]) -> bool {
-        let total: usize = segments.iter().skip(1).map(|s| s.len()).sum();
-        total as u64 >= SHARED_LEAST && self.sharing.idle_max > 0
-    }
-
     /// Whether a connection can carry descriptors to a process of this machine.
     fn shares_with(&self, pid: ProcId, link: &Link) -> bool {
         let same_host = |machine: &pydist_proto::machine::Machine<_>| {
@@ -158,7 +172,7 @@ impl Node {
         match self.fill(segments, &layout, go_on) {
             Ok(file) => Ok(Some((file, layout))),
             Err(FillError::GivenUp(error)) => Err(error),
-            Err(FillError::Io(_)) => {
+            Err(FillError::NotPossible) => {
                 self.sharing.fallbacks.fetch_add(1, Ordering::Relaxed);
                 Ok(None)
             }
@@ -171,12 +185,11 @@ impl Node {
         layout: &Layout,
         go_on: &dyn Fn() -> Result<(), E>,
     ) -> Result<Arc<SharedFile>, FillError<E>> {
-        let outside = |_| std::io::Error::from(std::io::ErrorKind::OutOfMemory);
-        let node = self.this.upgrade().ok_or(std::io::ErrorKind::NotConnected);
-        let node = node.map_err(std::io::Error::from)?;
+        let node = self.this.upgrade().ok_or(FillError::NotPossible)?;
         if self.sharing.own.load(Ordering::Relaxed) >= self.sharing.files_max {
-            return Err(FillError::Io(std::io::ErrorKind::QuotaExceeded.into()));
+            return Err(FillError::NotPossible);
         }
+        let outside = |_| FillError::NotPossible;
         let len = usize::try_from(layout.shared).map_err(outside)?;
         let mut parts = Vec::with_capacity(segments.len());
         for (bytes, offset) in segments.iter().zip(&layout.offsets) {
@@ -226,10 +239,10 @@ impl Node {
                     token,
                     number,
                     copied,
-                } => unmapped.entry(token).or_default().push(Unmapped {
-                    file: number,
-                    copied,
-                }),
+                } => unmapped
+                    .entry(token)
+                    .or_default()
+                    .push(Unmapped { file: number, copied }),
             }
         }
         for (token, files) in unmapped {
@@ -243,7 +256,11 @@ impl Node {
 
     fn pool_file(&self, file: MemoryFile) {
         let alone = self.connections.read().is_empty();
-        let most = if alone || self.is_closing() { 0 } else { self.sharing.idle_max };
+        let most = if alone || self.is_closing() {
+            0
+        } else {
+            self.sharing.idle_max
+        };
         let mut pool = self.sharing.pool.lock();
         let over = pool.put(file, most);
         let expiry = pool.next_expiry();
@@ -288,7 +305,10 @@ impl Node {
     /// A connection is closed: its process may live on and map what it has got, so those files are not used again.
     pub(crate) fn forget_lent(&self, token: u64) {
         let mut lent = self.sharing.lent.lock();
-        let lost: Vec<_> = lent.extract_if(|(to, _), _| *to == token).map(|(_, file)| file).collect();
+        let lost: Vec<_> = lent
+            .extract_if(|(to, _), _| *to == token)
+            .map(|(_, file)| file)
+            .collect();
         drop(lent);
         for file in &lost {
             file.unsure.store(true, Ordering::SeqCst);
