@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn a_file_keeps_what_is_written_over_its_pages_and_beyond() {
-        let mut file = filled(1 << 20);
+        let mut file = MemoryFile::create(2 << 20).unwrap();
+        file.fill::<()>(&[(0, &vec![1; 1 << 20])], &|| Ok(())).unwrap();
         let bytes: Vec<u8> = (0..1_100_000u32).map(|i| (i % 251) as u8).collect();
         file.fill::<()>(&[(0, &bytes)], &|| Ok(())).unwrap();
         let map = super::super::memory::map_private(file.descriptor(), bytes.len()).unwrap();
