@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from . import _core, _refs, _serialize, _session
@@ -68,6 +68,22 @@ def remotecall(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) 
     future = _refs.wrap(_core.call_future(pid, data, buffers, refs))
     _refs.unpin()
     return future
+
+
+def call_each(f: Callable[..., Any], pids: Iterable[int], /, *args: Any) -> list[Future]:
+    """Calls a function on several processes at once: pickled once, with one copy of large buffers for all."""
+    sent: tuple[bytes, _core.Shared, list[Any]] | None = None
+    futures = []
+    for pid in map(_where, pids):
+        if pid == _core.me():
+            futures.append(_refs.call_here(f, args, {}))
+            continue
+        if sent is None:
+            data, buffers, refs = _dump(f, args, {})
+            sent = data, _core.share(buffers), refs
+        futures.append(_refs.wrap(_core.call_future(pid, *sent)))
+    _refs.unpin()
+    return futures
 
 
 def _check_callable(f: Any) -> None:

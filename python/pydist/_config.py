@@ -16,7 +16,7 @@ def message_max() -> int:
 
 
 def shared_max() -> int:
-    """Bytes of shared memory that a process keeps for its next messages: `PYDIST_SHARED_MAX`, 1 GiB by default.
+    """Bytes of idle shared memory that a process keeps for a second: `PYDIST_SHARED_MAX`, 1 GiB by default.
 
     0 switches sharing off: large buffers are then streamed, and each process has a copy of its own.
     """

@@ -8,7 +8,7 @@ import linecache
 from collections.abc import Callable
 from typing import Any
 
-from ._calls import pick_worker, remotecall, remotecall_fetch
+from ._calls import call_each, pick_worker, remotecall, remotecall_fetch
 from ._refs import Future
 
 _texts = itertools.count(1)
@@ -115,7 +115,7 @@ def remotecall_eval(code: str, pids: Any, /, **names: Any) -> Any:
     compile(code, filename, "exec")
     if isinstance(pids, int):
         return remotecall_fetch(run_text, pids, code, filename, names)
-    futures = [remotecall(run_text, pid, code, filename, names) for pid in pids]
+    futures = call_each(run_text, pids, code, filename, names)
     errors: list[Exception] = []
     for future in futures:
         try:

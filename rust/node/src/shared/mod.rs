@@ -194,7 +194,6 @@ impl Drop for SharedFile {
         let Some(origin) = self.origin.take() else { return };
         let unsure = self.unsure.load(Ordering::SeqCst);
         let Some(node) = self.node.upgrade() else { return };
-        node.sharing.bytes.fetch_sub(self.len, Ordering::Relaxed);
         let returned = match origin {
             Origin::Own(file) => {
                 node.sharing.own.fetch_sub(1, Ordering::Relaxed);
@@ -208,6 +207,7 @@ impl Drop for SharedFile {
             },
         };
         node.take_back(returned);
+        node.sharing.bytes.fetch_sub(self.len, Ordering::Relaxed);
     }
 }
 

@@ -197,6 +197,7 @@ impl Node {
                 parts.push((usize::try_from(*offset).map_err(outside)?, *bytes));
             }
         }
+        self.settle_returned();
         let pooled = self.sharing.pool.lock().take(len);
         let mut file = match pooled {
             Some(file) => file,

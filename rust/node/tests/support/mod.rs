@@ -14,13 +14,13 @@ use pydist_proto::ids::ProcId;
 use pydist_proto::message::{CallMode, Member, Status};
 use pydist_proto::record::Outcome;
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
-pub static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
 
-pub struct Pair {
-    pub head: Arc<Node>,
-    pub worker: Arc<Node>,
-    pub folder: std::path::PathBuf,
+pub(crate) struct Pair {
+    pub(crate) head: Arc<Node>,
+    pub(crate) worker: Arc<Node>,
+    pub(crate) folder: std::path::PathBuf,
 }
 
 impl Drop for Pair {
@@ -31,7 +31,7 @@ impl Drop for Pair {
     }
 }
 
-pub fn node(pid: ProcId, address: String, cookie: &[u8]) -> Arc<Node> {
+pub(crate) fn node(pid: ProcId, address: String, cookie: &[u8]) -> Arc<Node> {
     node_with(pid, address, cookie, 1 << 30)
 }
 
@@ -60,24 +60,24 @@ fn node_with(pid: ProcId, address: String, cookie: &[u8], shared_max: usize) -> 
     Node::start(config).unwrap()
 }
 
-pub fn folder() -> std::path::PathBuf {
+pub(crate) fn folder() -> std::path::PathBuf {
     let n = CLUSTERS.fetch_add(1, Ordering::Relaxed);
     let folder = std::env::temp_dir().join(format!("pydist-node-test-{}-{n}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
 
-pub fn address(folder: &std::path::Path, pid: ProcId) -> String {
+pub(crate) fn address(folder: &std::path::Path, pid: ProcId) -> String {
     format!("unix:{}", folder.join(pid.to_string()).display())
 }
 
 /// A head and a worker that answers each call with the bytes that it got.
-pub fn pair() -> Pair {
+pub(crate) fn pair() -> Pair {
     pair_in(folder(), 1 << 30)
 }
 
 /// The same, with so many bytes of shared memory at most that are kept.
-pub fn pair_in(folder: std::path::PathBuf, shared_max: usize) -> Pair {
+pub(crate) fn pair_in(folder: std::path::PathBuf, shared_max: usize) -> Pair {
     let head = node_with(1, address(&folder, 1), &[9; 32], shared_max);
     head.listen(&address(&folder, 1)).unwrap();
     let worker = node_with(2, address(&folder, 2), &[9; 32], shared_max);
@@ -98,7 +98,7 @@ pub fn pair_in(folder: std::path::PathBuf, shared_max: usize) -> Pair {
 }
 
 /// Answers calls with what they carry, until the node closes.
-pub fn echo(node: &Arc<Node>, leads: bool) -> std::thread::JoinHandle<()> {
+pub(crate) fn echo(node: &Arc<Node>, leads: bool) -> std::thread::JoinHandle<()> {
     let node = node.clone();
     std::thread::spawn(move || {
         let executor = node.register_executor(true);
@@ -135,7 +135,7 @@ pub fn echo(node: &Arc<Node>, leads: bool) -> std::thread::JoinHandle<()> {
     })
 }
 
-pub fn payload<'a>(segments: &'a [&'a [u8]]) -> Payload<'a> {
+pub(crate) fn payload<'a>(segments: &'a [&'a [u8]]) -> Payload<'a> {
     Payload {
         segments,
         refs: &[],
@@ -144,18 +144,18 @@ pub fn payload<'a>(segments: &'a [&'a [u8]]) -> Payload<'a> {
     }
 }
 
-pub fn deadline() -> Option<Instant> {
+pub(crate) fn deadline() -> Option<Instant> {
     Some(Instant::now() + PATIENCE)
 }
 
-pub fn call(node: &Node, pid: ProcId, segments: &[&[u8]]) -> Outcome {
+pub(crate) fn call(node: &Node, pid: ProcId, segments: &[&[u8]]) -> Outcome {
     let cell = Cell::new();
     node.call_fetch(pid, payload(segments), Wake::Cell(cell.clone()))
         .unwrap();
     cell.wait(node, deadline(), true).unwrap()
 }
 
-pub fn bytes(outcome: &Outcome) -> Vec<Vec<u8>> {
+pub(crate) fn bytes(outcome: &Outcome) -> Vec<Vec<u8>> {
     outcome
         .body
         .segments
@@ -164,7 +164,7 @@ pub fn bytes(outcome: &Outcome) -> Vec<Vec<u8>> {
         .collect()
 }
 
-pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn eventually(what: &str, condition: impl Fn() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < until, "not in time: {what}");
