@@ -83,9 +83,20 @@ def at_rest(pids: list[int]) -> None:
     wait_until(rests, 10, "the return of shared memory")
 
 
+def nothing_idle(pids: list[int]) -> None:
+    """Wait until processes keep no memory for later messages."""
+    wait_until(lambda: not any(d.remotecall_fetch(memory_files, pid) for pid in pids), 10)
+
+
+def let_all_go() -> None:
+    HELD.clear()
+
+
 @pytest.fixture(autouse=True)
 def nothing_shared_left(workers):
     yield
+    for pid in workers:
+        d.remotecall_fetch(let_all_go, pid)
     at_rest(workers)
 
 
@@ -93,8 +104,7 @@ def test_idle_memory_is_given_up_after_a_while(workers):
     array = pattern(2 * MB, 0)
     for _ in range(3):
         assert (d.remotecall_fetch(echo, workers[0], array) == array).all()
-    processes = [1, workers[0]]
-    wait_until(lambda: not any(d.remotecall_fetch(memory_files, pid) for pid in processes), 10)
+    nothing_idle([1, workers[0]])
 
 
 @pytest.mark.parametrize("size", [100_000, 700_000, 1 * MB, 20 * MB])
@@ -147,8 +157,6 @@ def test_writes_are_private_to_each_process(workers):
     assert d.remotecall_fetch(add_to_held, workers[1], "private", 2) == base + 2 * len(array)
     assert d.remotecall_fetch(held_total, workers[0], "private") == base + len(array)
     assert total(array) == base
-    for pid in workers:
-        d.remotecall_fetch(let_go, pid, "private")
 
 
 def test_a_value_that_its_owner_keeps_is_private_to_each_fetch(workers):
@@ -186,7 +194,6 @@ def test_an_item_of_a_channel_here_is_not_changed_by_who_fetches_it(workers):
     mine = channel.take()
     mine[:] = 0
     assert d.remotecall_fetch(held_total, workers[0], "item") == total(array)
-    d.remotecall_fetch(let_go, workers[0], "item")
 
 
 def test_arrays_that_are_held_are_not_overwritten_by_later_ones(workers):
@@ -244,6 +251,7 @@ def test_a_broadcast_array_is_held_once_for_all(workers, way):
     size = 64 * MB
     array = pattern(size, 0)
     expected = total(array)
+    nothing_idle(workers)
     anonymous = [d.remotecall_fetch(memory, pid, "Pss_Anon") for pid in workers]
 
     def use(_: int) -> tuple[int, int]:
@@ -262,8 +270,6 @@ def test_a_broadcast_array_is_held_once_for_all(workers, way):
     assert sum(shared) < 1.2 * size
     assert min(shared) > 0.3 * size / len(workers)
     assert all(now - before < 0.3 * size for now, before in zip(own, anonymous, strict=True))
-    for pid in workers:
-        d.remotecall_fetch(let_go, pid, "captured")
     d.remotecall_eval("kept = broadcast = None", workers)
 
 
@@ -275,7 +281,6 @@ def test_a_value_is_passed_on_without_a_copy(workers):
     # Process 1 made the only copy; both workers know of it as long as one of them maps it.
     assert shared_bytes() == array.nbytes
     assert d.remotecall_fetch(shared_bytes, workers[0]) == array.nbytes
-    d.remotecall_fetch(let_go, workers[1], "item")
 
 
 def test_the_loss_of_a_receiver_frees_its_memory(workers, fresh_workers):
@@ -299,7 +304,6 @@ def test_an_array_outlives_the_process_that_sent_it(workers, fresh_workers):
     assert (array == pattern(8 * MB, 4)).all()
     array += 1
     assert d.remotecall_fetch(add_to_held, workers[0], "heir", 1) == there + 2 * MB
-    d.remotecall_fetch(let_go, workers[0], "heir")
 
 
 def fork_and_wait(array: np.ndarray, read: str) -> int:
@@ -337,11 +341,6 @@ def test_descriptors_do_not_grow_with_what_is_held(workers):
     totals = d.remotecall_fetch(lambda: [held_total(i) for i in range(300)], workers[0])
     assert totals == [total(pattern(600_000, i)) for i in range(300)]
     assert d.stats()["share_fallbacks"] > 0
-    d.remotecall_fetch(let_all_go, workers[0])
-
-
-def let_all_go() -> None:
-    HELD.clear()
 
 
 ROUND_TRIP = """
@@ -371,7 +370,7 @@ def test_f33_without_descriptors_buffers_are_streamed(workers):
     """F33: where no memory file can be made, the message goes through the stream, and that is counted."""
     array = pattern(4 * MB, 1)
     assert d.remotecall_fetch(total, workers[0], array) == total(array)
-    wait_until(lambda: memory_files() == 0)
+    nothing_idle([1])
     before = d.stats()["share_fallbacks"]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
