@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::death::{Dying, STATUS_WAIT};
 use crate::driver::{Event, TIMER, WAKER};
 use crate::inbox::Item;
-use crate::link::{Link, Reading};
+use crate::link::{Came, Link, Reading};
 use crate::node::{Arrival, Node, TELL_AFTER, Topology};
 use crate::shared::Received;
 use crate::waiter::Wake;
@@ -349,16 +349,20 @@ impl Node {
     }
 
     /// A descriptor came with the bytes that were read last.
-    fn attach(&self, link: &Link, decoder: &mut Decoder, fd: OwnedFd) -> Result<(), String> {
+    fn attach(&self, link: &Arc<Link>, decoder: &mut Decoder, came: Came) -> Result<(), String> {
         let Some(node) = self.this.upgrade() else {
             return Ok(());
         };
-        let token = link.token;
-        let file = Box::new(Received { node, token, fd });
+        let link = Arc::downgrade(link);
+        let fd = match came {
+            Came::File(fd) => Some(fd),
+            Came::Lost => None,
+        };
+        let file = Box::new(Received { node, link, fd });
         decoder.attach(file).map_err(|error| error.to_string())
     }
 
-    fn read_messages(&self, link: &Link, decoder: &mut Decoder, enough: &dyn Fn() -> bool) -> Read {
+    fn read_messages(&self, link: &Arc<Link>, decoder: &mut Decoder, enough: &dyn Fn() -> bool) -> Read {
         loop {
             let spare = match decoder.spare() {
                 Ok(spare) => spare,

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use pydist_proto::body::Body;
 use pydist_proto::codec::Decoder;
-use pydist_proto::frame::{self, CHUNK_MAX, Header, INLINE_MAX, SHARED_FROM};
+use pydist_proto::frame::{self, CHUNK_MAX, FileName, Header, INLINE_MAX, SHARED_FROM};
 use pydist_proto::handshake::Handshake;
 use pydist_proto::ids::{ProcId, RemoteRef};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use crate::outgoing::{Outgoing, Queue};
@@ -33,6 +33,13 @@ pub(crate) enum Reading {
     },
     Open(Box<Decoder>),
     Closed,
+}
+
+/// What came beside bytes.
+pub(crate) enum Came {
+    File(OwnedFd),
+    /// A descriptor for which this process had no room.
+    Lost,
 }
 
 /// Why a message could not be handed to a connection.
@@ -194,7 +201,7 @@ impl Link {
     }
 
     /// Sends a message whose long segments lie in a memory file; never waits.
-    pub(crate) fn send_file(&self, shared: &Shared<'_>, number: u64, fd: Arc<OwnedFd>) {
+    pub(crate) fn send_file(&self, shared: &Shared<'_>, name: FileName, fd: Arc<OwnedFd>) {
         let lengths = shared.segments.iter().map(|s| s.len());
         let is_inline = |(index, bytes): &(usize, &&[u8])| *index == 0 || bytes.len() < SHARED_FROM;
         let inline: Vec<&[u8]> = shared
@@ -205,15 +212,20 @@ impl Link {
             .map(|(_, bytes)| *bytes)
             .collect();
         let size = inline.iter().map(|s| s.len()).sum();
-        let mut bytes = frame::encode_shared_head(shared.header, lengths, shared.refs, number, size);
+        let mut bytes = frame::encode_shared_head(shared.header, lengths, shared.refs, name, size);
         inline.iter().for_each(|s| bytes.extend_from_slice(s));
         self.bytes_sent
             .fetch_add(shared.file.len() as u64, Ordering::Relaxed);
         self.enqueue(Outgoing::with_file(bytes, fd));
     }
 
+    /// Opens a memory file by the descriptor that the other end has of it.
+    pub(crate) fn open_of_peer(&self, descriptor: u32) -> std::io::Result<OwnedFd> {
+        crate::shared::open_of(&self.fd, descriptor)
+    }
+
     /// Reads bytes, and the descriptor that came with them.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Option<Came>), Errno> {
         if !self.is_local {
             let (n, _) = rustix::net::recv(&self.fd, buffer, RecvFlags::DONTWAIT)?;
             return Ok((n, None));
@@ -226,7 +238,12 @@ impl Link {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
-        Ok((received.bytes, file))
+        let lost = received.flags.contains(ReturnFlags::CTRUNC);
+        let came = match file {
+            Some(file) => Some(Came::File(file)),
+            None => lost.then_some(Came::Lost),
+        };
+        Ok((received.bytes, came))
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -6,13 +6,13 @@ mod support;
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use pydist_node::waiter::{Cell, Wake};
 use pydist_node::{Node, Payload};
 use pydist_proto::body::{Body, Segment};
-use pydist_proto::frame::{self, Header};
+use pydist_proto::frame::{self, FileName, Header};
 use pydist_proto::handshake::{Cookie, Handshake, Initiator, Local, Secrets, Versions};
 use pydist_proto::ids::RemoteRef;
 use pydist_proto::machine::Watch;
@@ -251,9 +251,14 @@ fn memory(len: u64, seals: SealFlags) -> OwnedFd {
     fd
 }
 
-fn call_frame(len: usize) -> Vec<u8> {
+fn call_frame(len: usize, fd: Option<&OwnedFd>) -> Vec<u8> {
     let header = Header::call(1, CallMode::Do);
-    frame::encode_shared_head(header, [0, len].into_iter(), &[], 1, 0)
+    let file = FileName {
+        number: 1,
+        inode: fd.map_or(0, |fd| rustix::fs::fstat(fd).unwrap().st_ino),
+        descriptor: fd.map_or(0, |fd| fd.as_raw_fd() as u32),
+    };
+    frame::encode_shared_head(header, [0, len].into_iter(), &[], file, 0)
 }
 
 /// The descriptors of this process that are memory files of a name.
@@ -278,7 +283,7 @@ fn a_descriptor_that_cannot_be_trusted_ends_its_connection_alone() {
     for fd in bad {
         let stranger = stranger();
         let files: Vec<BorrowedFd<'_>> = fd.iter().map(AsFd::as_fd).collect();
-        send(&stranger.socket, &call_frame(MIB), &files);
+        send(&stranger.socket, &call_frame(MIB, fd.as_ref()), &files);
         eventually("the connection is closed", || {
             stranger.head.stats().connections == 0
         });

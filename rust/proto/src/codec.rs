@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::body::{Body, Segment, View};
 use crate::error::ProtocolError;
 use crate::frame::{
-    ABORTED, CHUNK_MAX, DELTA, HEAD_MAX, HEADER, Header, Layout, PREFIX, SHARED, STREAMED, STREAMS_MAX,
-    TAKEN, UNMAPPED, decode_ref, kind, u16_at, u32_at, u64_at,
+    ABORTED, CHUNK_MAX, DELTA, FILE_NAME, FileName, HEAD_MAX, HEADER, Header, Layout, PREFIX, SHARED,
+    STREAMED, STREAMS_MAX, TAKEN, UNMAPPED, decode_ref, kind, u16_at, u32_at, u64_at,
 };
 use crate::handshake::Authenticated;
 use crate::ids::{ProcId, RefId};
@@ -20,10 +20,10 @@ const DIRECT_FROM: usize = 16 << 10;
 /// Descriptors that may have come whose frames have not.
 const FILES_MAX: usize = 8;
 
-/// The descriptor of a memory file that came beside the bytes.
+/// The descriptor of a memory file that came beside the bytes, or the news that one was lost.
 pub trait Attachment: Send {
-    /// Checks that `len` bytes of the memory file can be used, and maps them; `number` is the sender's name for it.
-    fn open(self: Box<Self>, number: u64, len: u64) -> Result<Arc<dyn View>, ProtocolError>;
+    /// Checks that `len` bytes of the memory file can be used, and maps them.
+    fn open(self: Box<Self>, file: FileName, len: u64) -> Result<Arc<dyn View>, ProtocolError>;
 }
 
 /// A message whose segments are still coming.
@@ -370,11 +370,16 @@ fn shared_body(
     file: Box<dyn Attachment>,
 ) -> Result<Body, ProtocolError> {
     let layout = Layout::of(lengths.iter().copied()).ok_or(ProtocolError::Truncated("segments"))?;
-    if rest.len() < 8 || (rest.len() - 8) as u64 != layout.inline || layout.shared == 0 {
+    if rest.len() < FILE_NAME || (rest.len() - FILE_NAME) as u64 != layout.inline || layout.shared == 0 {
         return Err(ProtocolError::Truncated("segments"));
     }
-    let view = file.open(u64_at(rest, 0), layout.shared)?;
-    let mut inline = &rest[8..];
+    let name = FileName {
+        number: u64_at(rest, 0),
+        inode: u64_at(rest, 8),
+        descriptor: u32_at(rest, 16),
+    };
+    let view = file.open(name, layout.shared)?;
+    let mut inline = &rest[FILE_NAME..];
     let mut segments = Vec::with_capacity(lengths.len());
     for (&len, offset) in lengths.iter().zip(&layout.offsets) {
         let size = usize::try_from(len).map_err(|_| ProtocolError::NoMemory(len))?;

@@ -3,7 +3,7 @@
 //! ```text
 //! head frame   len u32 | kind u8 | flags u8 | stream u16 | id u64 | a u64 | b u32 | c u32 | nseg u32 | nrefs u32
 //!              segment lengths u64 × nseg | references (owner u32, whence u32, id u64) × nrefs
-//!              number of the memory file u64, where SHARED is set
+//!              memory file (number u64, inode u64, descriptor u32), where SHARED is set
 //!              segments, unless STREAMED is set or they lie in the memory file
 //! chunk frame  len u32 | CHUNK | flags u8 | stream u16 | bytes
 //! ```
@@ -65,6 +65,19 @@ pub(crate) const SHARED: u8 = 4;
 pub const SHARED_FROM: usize = 64 << 10;
 /// Segments in a memory file begin at multiples of this.
 pub const SHARED_ALIGN: u64 = 4096;
+
+/// The memory file of a message, as its sender names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileName {
+    /// Counts what the sender has sent.
+    pub number: u64,
+    /// What the system calls the file, and the descriptor that the sender has of it.
+    pub inode: u64,
+    pub descriptor: u32,
+}
+
+/// The bytes of a [`FileName`].
+pub(crate) const FILE_NAME: usize = 20;
 
 /// Where the segments of a message in shared memory lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,11 +180,13 @@ pub fn encode_shared_head(
     header: Header,
     lengths: impl ExactSizeIterator<Item = usize>,
     refs: &[RemoteRef],
-    file: u64,
+    file: FileName,
     inline: usize,
 ) -> Vec<u8> {
     let (mut out, _) = head(header, SHARED, 0, lengths, refs);
-    out.extend_from_slice(&file.to_le_bytes());
+    out.extend_from_slice(&file.number.to_le_bytes());
+    out.extend_from_slice(&file.inode.to_le_bytes());
+    out.extend_from_slice(&file.descriptor.to_le_bytes());
     let len = out.len() - PREFIX + inline;
     out[..4].copy_from_slice(&(len as u32).to_le_bytes());
     out

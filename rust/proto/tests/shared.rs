@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use pydist_proto::body::{Body, Segment, View};
 use pydist_proto::codec::{Attachment, Decoder};
 use pydist_proto::error::ProtocolError;
-use pydist_proto::frame::{self, Header, Layout, SHARED_FROM};
+use pydist_proto::frame::{self, FileName, Header, Layout, SHARED_FROM};
 use pydist_proto::handshake::Authenticated;
 use pydist_proto::ids::{RefId, RemoteRef};
 use pydist_proto::message::{CallMode, Message, Unmapped};
@@ -40,12 +40,20 @@ struct File {
 }
 
 impl Attachment for File {
-    fn open(self: Box<Self>, number: u64, len: u64) -> Result<Arc<dyn View>, ProtocolError> {
-        assert_eq!(number, self.number);
+    fn open(self: Box<Self>, file: FileName, len: u64) -> Result<Arc<dyn View>, ProtocolError> {
+        assert_eq!(file, name(self.number));
         if (self.bytes.len() as u64) < len {
             return Err(ProtocolError::UnusableFile("too short".to_owned()));
         }
         Ok(Arc::new(Memory(self.bytes)))
+    }
+}
+
+fn name(number: u64) -> FileName {
+    FileName {
+        number,
+        inode: number << 40,
+        descriptor: 17,
     }
 }
 
@@ -70,7 +78,7 @@ fn shared_call(id: u64, number: u64, segments: &[Vec<u8>], refs: &[RemoteRef]) -
     let lengths = segments.iter().map(Vec::len);
     let inline = usize::try_from(layout.inline).unwrap();
     let header = Header::call(id, CallMode::Fetch);
-    let mut bytes = frame::encode_shared_head(header, lengths, refs, number, inline);
+    let mut bytes = frame::encode_shared_head(header, lengths, refs, name(number), inline);
     let mut file = vec![0; usize::try_from(layout.shared).unwrap()];
     for (segment, offset) in segments.iter().zip(&layout.offsets) {
         match offset {
@@ -186,7 +194,7 @@ fn a_frame_that_uses_nothing_of_its_file_or_has_another_length_is_an_error() {
 fn the_bytes_of_a_file_count_for_the_limit() {
     let header = Header::call(1, CallMode::Fetch);
     let lengths = [0, 65 << 20].into_iter();
-    let bytes = frame::encode_shared_head(header, lengths, &[], 1, 0);
+    let bytes = frame::encode_shared_head(header, lengths, &[], name(1), 0);
     let mut decoder = decoder();
     feed(&mut decoder, &bytes);
     assert_eq!(

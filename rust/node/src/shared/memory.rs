@@ -14,6 +14,7 @@ const PIECE: usize = 32 << 20;
 #[derive(Debug)]
 pub(crate) struct MemoryFile {
     fd: Arc<OwnedFd>,
+    inode: u64,
     capacity: usize,
     /// The bytes from the front whose pages are there.
     warm: usize,
@@ -48,6 +49,7 @@ impl MemoryFile {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&fd, seals)?;
         Ok(MemoryFile {
+            inode: rustix::fs::fstat(&fd)?.st_ino,
             fd: Arc::new(fd),
             capacity,
             warm: 0,
@@ -57,6 +59,10 @@ impl MemoryFile {
 
     pub(crate) fn descriptor(&self) -> &Arc<OwnedFd> {
         &self.fd
+    }
+
+    pub(crate) fn inode(&self) -> u64 {
+        self.inode
     }
 
     pub(crate) fn capacity(&self) -> usize {
@@ -134,13 +140,24 @@ pub(crate) fn map_private(fd: &OwnedFd, len: usize) -> std::io::Result<MmapMut> 
     unsafe { MmapOptions::new().len(len).no_reserve_swap().map_copy(fd) }
 }
 
-/// Checks that a descriptor is one of a memory file that holds at least `len` bytes and always will.
-pub(crate) fn check(fd: impl AsFd, len: u64) -> Result<(), String> {
+/// Opens a memory file by a descriptor that another process has of it.
+pub(crate) fn open_of(socket: &OwnedFd, descriptor: u32) -> std::io::Result<OwnedFd> {
+    let peer = rustix::net::sockopt::socket_peercred(socket)?.pid;
+    let path = format!("/proc/{}/fd/{descriptor}", peer.as_raw_nonzero());
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
+}
+
+/// Checks that a descriptor is one of a certain memory file that holds at least `len` bytes and always will.
+pub(crate) fn check(fd: impl AsFd, inode: u64, len: u64) -> Result<(), String> {
     let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|error| format!("it is no memory file: {error}"))?;
     if !seals.contains(SealFlags::SHRINK) {
         return Err("it may become shorter".to_owned());
     }
     let stat = rustix::fs::fstat(&fd).map_err(|error| error.to_string())?;
+    if stat.st_ino != inode {
+        return Err("it is another one than its message names".to_owned());
+    }
     match u64::try_from(stat.st_size) {
         Ok(size) if size >= len => Ok(()),
         _ => Err(format!("it has {} bytes, not {len}", stat.st_size)),

@@ -22,10 +22,13 @@ use parking_lot::Mutex;
 use pydist_proto::body::View;
 use pydist_proto::codec::Attachment;
 use pydist_proto::error::ProtocolError;
+use pydist_proto::frame::FileName;
 
 use self::memory::MemoryFile;
+pub(crate) use self::memory::open_of;
 pub(crate) use self::node::Shared;
 use self::pool::Pool;
+use crate::link::Link;
 use crate::node::Node;
 
 /// Messages with at least so many bytes in long buffers go through shared memory.
@@ -54,6 +57,8 @@ pub(crate) struct Sharing {
     own: AtomicUsize,
     /// Received files whose descriptors are open.
     received: AtomicUsize,
+    /// A descriptor that gives way where there is none left for a received file, until that is mapped.
+    reserve: Mutex<Option<OwnedFd>>,
     /// Messages that were to be shared and were streamed, since there was no memory or no descriptor.
     pub(crate) fallbacks: AtomicU64,
     /// This process is a forked child, which gives nothing back.
@@ -76,6 +81,7 @@ impl Sharing {
             bytes: AtomicUsize::new(0),
             own: AtomicUsize::new(0),
             received: AtomicUsize::new(0),
+            reserve: Mutex::new(reserve()),
             fallbacks: AtomicU64::new(0),
             forked: AtomicBool::new(false),
         }
@@ -97,10 +103,17 @@ impl Sharing {
             let files = lent.values().filter_map(|file| file.descriptor());
             raw.extend(files.map(|fd| fd.as_raw_fd()));
         }
+        if let Some(reserve) = self.reserve.try_lock() {
+            raw.extend(reserve.iter().map(AsRawFd::as_raw_fd));
+        }
         raw.sort_unstable();
         raw.dedup();
         raw
     }
+}
+
+fn reserve() -> Option<OwnedFd> {
+    rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok()
 }
 
 /// What has been let go of.
@@ -116,6 +129,7 @@ enum Origin {
     Received {
         token: u64,
         number: u64,
+        inode: u64,
         /// There while the file may be passed on.
         fd: Mutex<Option<Arc<OwnedFd>>>,
     },
@@ -163,6 +177,14 @@ impl SharedFile {
         match self.origin.as_ref()? {
             Origin::Own(file) => Some(file.descriptor().clone()),
             Origin::Received { fd, .. } => fd.lock().clone(),
+        }
+    }
+
+    fn inode(&self) -> u64 {
+        match &self.origin {
+            Some(Origin::Own(file)) => file.inode(),
+            Some(Origin::Received { inode, .. }) => *inode,
+            None => 0,
         }
     }
 
@@ -261,32 +283,54 @@ pub(crate) fn file_of(body: &pydist_proto::body::Body) -> Option<(Arc<SharedFile
     Some((file, fd))
 }
 
-/// A descriptor that came on a connection.
+/// A descriptor that came on a connection; none where this process had no room for it.
 pub(crate) struct Received {
     pub(crate) node: Arc<Node>,
-    pub(crate) token: u64,
-    pub(crate) fd: OwnedFd,
+    pub(crate) link: Weak<Link>,
+    pub(crate) fd: Option<OwnedFd>,
 }
 
 impl Attachment for Received {
-    fn open(self: Box<Self>, number: u64, len: u64) -> Result<Arc<dyn View>, ProtocolError> {
-        memory::check(&self.fd, len).map_err(ProtocolError::UnusableFile)?;
-        let size = usize::try_from(len).map_err(|_| ProtocolError::NoMemory(len))?;
-        let sharing = &self.node.sharing;
-        sharing.received.fetch_add(1, Ordering::Relaxed);
-        let origin = Origin::Received {
-            token: self.token,
-            number,
-            fd: Mutex::new(Some(Arc::new(self.fd))),
-        };
-        let file = SharedFile::new(&self.node, size, origin);
-        let view = file.view().map_err(|_| ProtocolError::NoMemory(len))?;
-        self.node.bytes_received.fetch_add(len, Ordering::Relaxed);
-        if sharing.received.load(Ordering::Relaxed) > RECEIVED_MAX {
-            file.forget_descriptor();
+    fn open(self: Box<Self>, name: FileName, len: u64) -> Result<Arc<dyn View>, ProtocolError> {
+        let link = self.link.upgrade().ok_or(ProtocolError::NoFile)?;
+        if let Some(fd) = self.fd {
+            return map_received(&self.node, &link, fd, name, len).map(|(view, _)| view);
         }
-        Ok(Arc::new(view))
+        let mut reserve_slot = self.node.sharing.reserve.lock();
+        reserve_slot.take();
+        let opened = link.open_of_peer(name.descriptor);
+        let fd = opened.map_err(|error| ProtocolError::UnusableFile(error.to_string()))?;
+        let (view, file) = map_received(&self.node, &link, fd, name, len)?;
+        file.forget_descriptor();
+        *reserve_slot = reserve();
+        Ok(view)
     }
+}
+
+fn map_received(
+    node: &Arc<Node>,
+    link: &Link,
+    fd: OwnedFd,
+    name: FileName,
+    len: u64,
+) -> Result<(Arc<dyn View>, Arc<SharedFile>), ProtocolError> {
+    memory::check(&fd, name.inode, len).map_err(ProtocolError::UnusableFile)?;
+    let size = usize::try_from(len).map_err(|_| ProtocolError::NoMemory(len))?;
+    let sharing = &node.sharing;
+    sharing.received.fetch_add(1, Ordering::Relaxed);
+    let origin = Origin::Received {
+        token: link.token,
+        number: name.number,
+        inode: name.inode,
+        fd: Mutex::new(Some(Arc::new(fd))),
+    };
+    let file = SharedFile::new(node, size, origin);
+    let view = file.view().map_err(|_| ProtocolError::NoMemory(len))?;
+    node.bytes_received.fetch_add(len, Ordering::Relaxed);
+    if sharing.received.load(Ordering::Relaxed) > RECEIVED_MAX {
+        file.forget_descriptor();
+    }
+    Ok((Arc::new(view), file))
 }
 
 /// How often this process has forked: a child has the maps that its parent had.

@@ -1,12 +1,13 @@
 //! Shared memory as a process uses it: what goes into it, who has it, and what comes back.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use pydist_proto::body::{Body, Segment};
-use pydist_proto::frame::{self, Header, Layout};
+use pydist_proto::frame::{self, FileName, Header, Layout};
 use pydist_proto::ids::{ProcId, RemoteRef};
 use pydist_proto::message::{Message, Unmapped};
 
@@ -136,7 +137,12 @@ impl Node {
             .lent
             .lock()
             .insert((link.token, number), shared.file.clone());
-        link.send_file(shared, number, fd);
+        let name = FileName {
+            number,
+            inode: shared.file.inode(),
+            descriptor: fd.as_raw_fd().cast_unsigned(),
+        };
+        link.send_file(shared, name, fd);
         if link.is_closed() {
             self.forget_lent(link.token);
             return Err(SendError::Closed);
