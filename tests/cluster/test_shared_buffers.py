@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -366,21 +368,35 @@ def test_a_wrong_limit_of_shared_memory_is_named():
     assert "PYDIST_SHARED_MAX must be at least 0, not '-1'" in done.stderr
 
 
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Open files until no more can be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    opened: list[int] = []
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                opened.append(os.open("/dev/null", os.O_RDONLY))
+        yield
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_f33_without_descriptors_buffers_are_streamed(workers):
-    """F33: where no memory file can be made, the message goes through the stream, and files are still received."""
+    """F33: where no memory file can be made, the message is streamed; files are still received."""
     array = pattern(4 * MB, 1)
     assert d.remotecall_fetch(total, workers[0], array) == total(array)
     nothing_idle([1])
     before = d.stats()["share_fallbacks"]
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
+    with no_descriptors_left():
         there = d.remotecall_fetch(total, workers[0], array)
         fallbacks = d.stats()["share_fallbacks"] - before
         back = d.remotecall_fetch(pattern, workers[0], 4 * MB, 2)
-        files = memory_files()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    files = memory_files()
     assert (there, fallbacks, files) == (total(array), 1, 0)
     # The descriptor of a received file is lost then, and the file is opened by way of its sender.
     assert (back == pattern(4 * MB, 2)).all()
