@@ -298,12 +298,13 @@ impl Attachment for Received {
         }
         let mut reserve_slot = self.node.sharing.reserve.lock();
         reserve_slot.take();
-        let opened = link.open_of_peer(name.descriptor);
-        let fd = opened.map_err(|error| ProtocolError::UnusableFile(error.to_string()))?;
-        let (view, file) = map_received(&self.node, &link, fd, name, len)?;
-        file.forget_descriptor();
+        let mapped = link
+            .open_of_peer(name.descriptor)
+            .map_err(|error| ProtocolError::UnusableFile(error.to_string()))
+            .and_then(|fd| map_received(&self.node, &link, fd, name, len))
+            .inspect(|(_, file)| file.forget_descriptor());
         *reserve_slot = reserve();
-        Ok(view)
+        mapped.map(|(view, _)| view)
     }
 }
 
