@@ -69,8 +69,6 @@ class Future:
     def __init__(self, pid: int | None = None) -> None:
         _session.ensure_started()
         self._init(_core.create_future(_core.me() if pid is None else _session.as_pid(pid)))
-        with _futures_lock:
-            _futures[self.whence, self.id] = self
 
     def _init(self, ref: _core.Ref) -> None:
         self._ref = ref
@@ -220,6 +218,7 @@ class Future:
         ref = (self.where, self.whence, self.id)
         if not _serialize.dumping():
             return _invalid, (self.whence, self.id)
+        _register(self)
         with self._lock:
             if self.where == _core.me():
                 self._export()
@@ -341,9 +340,13 @@ def wrap(ref: _core.Ref) -> Future:
     """The future of a handle that the core has just made."""
     future = Future.__new__(Future)
     future._init(ref)
-    with _futures_lock:
-        _futures[ref.whence, ref.id] = future
     return future
+
+
+def _register(future: Future) -> None:
+    """Has a future found again by what names it: one that is passed on may come back."""
+    with _futures_lock:
+        _futures[future.whence, future.id] = future
 
 
 def _rebuild(owner: int, whence: int, id: int) -> Any:
@@ -354,6 +357,7 @@ def _rebuild(owner: int, whence: int, id: int) -> Any:
         if known is not None:
             return known
         future = wrap(_core.reference(owner, whence, id))
+        _futures[whence, id] = future
         # Others hold it: a value set here must outlive the objects of this process.
         future._exported = owner == _core.me()
         return future

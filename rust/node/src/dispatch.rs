@@ -478,7 +478,11 @@ impl Node {
                 pydist_proto::frame::EncodedBody::Own(body) => Arc::new(body),
                 pydist_proto::frame::EncodedBody::Shared(body) => body,
             };
-            link.send_owned(encoded.header, body);
+            let hold = Node::holds_back(&link);
+            link.send_owned(encoded.header, body, hold);
+            if hold {
+                self.held_back(&link);
+            }
         }
     }
 

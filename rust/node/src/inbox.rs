@@ -287,6 +287,11 @@ impl Inbox {
         Pushed { wake, check: true }
     }
 
+    /// Whether calls wait behind those that run.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.state.lock().queue.is_empty()
+    }
+
     pub(crate) fn executors(&self) -> usize {
         self.state.lock().executors
     }

@@ -1,5 +1,6 @@
 //! What connects the state machine of a process to the operating system: sockets, one reactor thread, waiting.
 
+mod cork;
 mod death;
 mod dispatch;
 mod driver;

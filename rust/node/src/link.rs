@@ -130,8 +130,8 @@ impl Link {
         matches!(send_vectored(self.fd(), &[IoSlice::new(bytes)]), Ok(n) if n == bytes.len())
     }
 
-    /// Sends a message whose memory the core owns; never waits.
-    pub(crate) fn send_owned(&self, header: Header, body: Arc<Body>) {
+    /// Sends a message whose memory the core owns; never waits. A small one that is to be held back is queued.
+    pub(crate) fn send_owned(&self, header: Header, body: Arc<Body>, hold: bool) {
         let total = body.size();
         let lengths = body.segments.iter().map(|s| s.len());
         if total <= INLINE_MAX {
@@ -139,23 +139,24 @@ impl Link {
             body.segments
                 .iter()
                 .for_each(|s| bytes.extend_from_slice(s.as_slice()));
-            self.enqueue(Outgoing::bytes(bytes));
+            self.enqueue(Outgoing::bytes(bytes), hold);
         } else {
             let stream = self.stream_id();
             let head = frame::encode_head(header, lengths, &body.refs, Some(stream));
-            self.enqueue(Outgoing::stream(head, stream, body));
+            self.enqueue(Outgoing::stream(head, stream, body), false);
         }
     }
 
     /// Sends a message whose segments lie in memory of the caller; returns once they are not needed any more.
     ///
-    /// Waits for room where the peer reads too slowly; `signalled` is asked now and then whether to give up.
+    /// A small one that is to be held back is queued. Waits for room where the peer reads too slowly; `signalled` is asked now and then whether to give up.
     pub(crate) fn send_borrowed(
         &self,
         header: Header,
         segments: &[&[u8]],
         refs: &[RemoteRef],
         signalled: &dyn Fn() -> bool,
+        hold: bool,
     ) -> Result<(), SendError> {
         let total: usize = segments.iter().map(|s| s.len()).sum();
         let lengths = segments.iter().map(|s| s.len());
@@ -163,7 +164,7 @@ impl Link {
             self.await_room(signalled)?;
             let mut bytes = frame::encode_head(header, lengths, refs, None);
             segments.iter().for_each(|s| bytes.extend_from_slice(s));
-            self.enqueue(Outgoing::bytes(bytes));
+            self.enqueue(Outgoing::bytes(bytes), hold);
             return if self.is_closed() {
                 Err(SendError::Closed)
             } else {
@@ -205,12 +206,13 @@ impl Link {
         Ok(())
     }
 
-    fn enqueue(&self, message: Outgoing) {
+    fn enqueue(&self, message: Outgoing, hold: bool) {
         if self.is_closed() {
             return;
         }
         self.messages_sent.fetch_add(1, Ordering::Relaxed);
-        if self.is_open()
+        if !hold
+            && self.is_open()
             && let Some(mut writer) = self.writer.try_lock()
         {
             self.take_pending(&mut writer);
@@ -223,7 +225,9 @@ impl Link {
         }
         self.queued.fetch_add(message.owned_bytes(), Ordering::Relaxed);
         self.pending.lock().push(message);
-        self.flush();
+        if !hold {
+            self.flush();
+        }
     }
 
     fn take_pending(&self, writer: &mut Queue) {
@@ -288,7 +292,7 @@ impl Link {
                 Ok(writer) => writer,
                 Err(error) => {
                     if begun && error == SendError::Signal {
-                        self.enqueue(Outgoing::bytes(frame::encode_abort(stream).to_vec()));
+                        self.enqueue(Outgoing::bytes(frame::encode_abort(stream).to_vec()), false);
                     }
                     return Err(error);
                 }

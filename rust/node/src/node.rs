@@ -11,6 +11,7 @@ use pydist_proto::ids::{HEAD, ProcId, RefId};
 use pydist_proto::machine::{CallError, Counts, Machine};
 use pydist_proto::message::Member;
 
+use crate::cork::Cork;
 use crate::death::Dying;
 use crate::driver::Driver;
 use crate::inbox::{Executor, Inbox, Item};
@@ -96,6 +97,7 @@ pub struct Node {
     pub(crate) next_token: AtomicU64,
     pub(crate) listener: RwLock<Option<Listener>>,
     pub(crate) inbox: Inbox,
+    pub(crate) cork: Cork,
     pub(crate) arrivals: Mutex<HashMap<ProcId, Arrival>>,
     pub(crate) arrived: Condvar,
     pub(crate) dying: Mutex<Vec<Dying>>,
@@ -142,6 +144,7 @@ impl Node {
             next_token: AtomicU64::new(1),
             listener: RwLock::default(),
             inbox: Inbox::default(),
+            cork: Cork::default(),
             arrivals: Mutex::default(),
             arrived: Condvar::new(),
             dying: Mutex::default(),
@@ -300,6 +303,7 @@ impl Node {
             if let Some(taken) = self.inbox.take(executor) {
                 return Ok(taken);
             }
+            self.uncork();
             if executor.parker.park(self, None, may_lead) == Parked::Signal || executor.take_interrupt() {
                 return Err(Parked::Signal);
             }
@@ -320,6 +324,7 @@ impl Node {
 
     /// The executor's call is about to block in a wait of pydist.
     pub fn block(&self, executor: &Executor) {
+        self.uncork();
         if let Some(other) = self.inbox.block(executor) {
             other.parker.unpark(&self.driver);
         }

@@ -43,6 +43,7 @@ impl Node {
     /// The timer has fired.
     pub(crate) fn run_timers(&self) {
         self.driver.disarm();
+        self.uncork();
         let now = Instant::now();
         self.collect_dropped();
         self.tell_owners();

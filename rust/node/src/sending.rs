@@ -70,7 +70,12 @@ impl Node {
         let Some(link) = self.link_to(pid) else {
             return Ok(());
         };
-        match link.send_borrowed(header, payload.segments, payload.refs, payload.signalled) {
+        let hold = Node::holds_back(&link);
+        let sent = link.send_borrowed(header, payload.segments, payload.refs, payload.signalled, hold);
+        if hold {
+            self.held_back(&link);
+        }
+        match sent {
             Ok(()) | Err(SendError::Closed) => Ok(()),
             Err(SendError::Signal) => Err(CallFailed::Signal),
         }
@@ -94,16 +99,18 @@ impl Node {
         status: Status,
         payload: Payload<'_>,
     ) -> Result<(), CallFailed> {
-        if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
-            self.send_payload(src, Header::result(id, status), payload)
-        } else {
-            Ok(())
-        }
+        self.answering(|| {
+            if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
+                self.send_payload(src, Header::result(id, status), payload)
+            } else {
+                Ok(())
+            }
+        })
     }
 
     /// Keeps the value of the call behind a future.
     pub fn answer_future(&self, src: ProcId, id: u64, status: Status, body: Body) {
-        self.with_machine(|machine| machine.finish_future(src, id, status, body));
+        self.answering(|| self.with_machine(|machine| machine.finish_future(src, id, status, body)));
     }
 
     /// A call without an answer has ended.
