@@ -95,7 +95,7 @@ def _run_call(
 ) -> None:
     key = (src, id)
     try:
-        f, args, kwargs = _serialize.loads(data, buffers)
+        f, args, kwargs = _serialize.loads_call(data, buffers)
     except BaseException as error:
         executor.started(src, id)
         _answer_error(executor, key, mode, error)

@@ -23,7 +23,16 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from pydist import _pickle_path
 from pydist._captures import Capture, large_captures, warn_large_captures
-from pydist._plain import ARRAYS, ATOMS, LARGE_BYTES, learn_numpy, name_opcodes, plainness
+from pydist._plain import (
+    ARRAYS,
+    ATOMS,
+    LARGE_BYTES,
+    learn_numpy,
+    load_named,
+    name_opcodes,
+    plainness,
+    remember_named,
+)
 from pydist._reducers import Raw, Reducer, reducer_for
 
 Ref: TypeAlias = tuple[int, int, int]
@@ -384,3 +393,26 @@ def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
         raise
     finally:
         state.refs, state.loading = saved
+
+
+def loads_call(data: Any, buffers: Iterable[Any] = ()) -> tuple[Any, Any, Any]:
+    """Unpickles what `dumps_call` made, quickly where the function has come by its name before.
+
+    Parameters:
+        data: the pickle, bytes-like.
+        buffers: the buffers beside it.
+
+    Returns:
+        The tuple `(f, args, kwargs)`.
+
+    Raises:
+        BaseException: what `loads` raises.
+
+    >>> loads_call(dumps_call(len, ("ab",), {})[0])
+    (<built-in function len>, ('ab',), {})
+    """
+    call: tuple[Any, Any, Any] | None = load_named(data)
+    if call is None:
+        call = loads(data, buffers)
+        remember_named(data, call[0])
+    return call

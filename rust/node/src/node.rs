@@ -1,6 +1,5 @@
 //! One process of the cluster: its state machine, connections, executors and reactor.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::{HEAD, ProcId, RefId};
 use pydist_proto::machine::{CallError, Counts, Machine};
 use pydist_proto::message::Member;
+use rustc_hash::FxHashMap;
 
 use crate::cork::Cork;
 use crate::death::Dying;
@@ -91,14 +91,14 @@ pub struct Node {
     pub(crate) driver: Driver,
     pub(crate) machine: Mutex<Machine<Wake>>,
     /// The connection on which messages to a process are sent.
-    pub(crate) links: RwLock<HashMap<ProcId, Arc<Link>>>,
+    pub(crate) links: RwLock<FxHashMap<ProcId, Arc<Link>>>,
     /// Every connection, by its token.
-    pub(crate) connections: RwLock<HashMap<u64, Arc<Link>>>,
+    pub(crate) connections: RwLock<FxHashMap<u64, Arc<Link>>>,
     pub(crate) next_token: AtomicU64,
     pub(crate) listener: RwLock<Option<Listener>>,
     pub(crate) inbox: Inbox,
     pub(crate) cork: Cork,
-    pub(crate) arrivals: Mutex<HashMap<ProcId, Arrival>>,
+    pub(crate) arrivals: Mutex<FxHashMap<ProcId, Arrival>>,
     pub(crate) arrived: Condvar,
     pub(crate) dying: Mutex<Vec<Dying>>,
     /// References whose handles finalizers have dropped.

@@ -1,7 +1,8 @@
 //! Turns the bytes of an authenticated peer into messages.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::body::{Body, Segment};
 use crate::error::ProtocolError;
@@ -98,7 +99,7 @@ pub struct Decoder {
     staging: Vec<u8>,
     start: usize,
     end: usize,
-    streams: HashMap<u16, Partial>,
+    streams: FxHashMap<u16, Partial>,
     /// The stream and the bytes left of the chunk that is being read.
     chunk: Option<(u16, usize)>,
     /// The last `spare` was the stream's own memory.
@@ -114,7 +115,7 @@ impl Decoder {
             staging: vec![0; STAGING],
             start: 0,
             end: 0,
-            streams: HashMap::new(),
+            streams: FxHashMap::default(),
             chunk: None,
             direct: false,
             message_max,

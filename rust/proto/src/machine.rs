@@ -3,8 +3,10 @@
 //! Everything that happens is a method call; what is to be done about it is left in a list of
 //! [`Output`]s, which the caller takes with [`Machine::take_outputs`] and carries out.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
@@ -123,9 +125,9 @@ pub struct Machine<W> {
     next_key: u64,
     members: BTreeMap<ProcId, Member>,
     departed: BTreeMap<ProcId, String>,
-    outstanding: HashMap<u64, Outstanding<W>>,
-    running: HashMap<(ProcId, u64), Run>,
-    records: HashMap<RefId, Record<W>>,
+    outstanding: FxHashMap<u64, Outstanding<W>>,
+    running: FxHashMap<(ProcId, u64), Run>,
+    records: FxHashMap<RefId, Record<W>>,
     /// Changes of counts that are to be told to the owners.
     deltas: Vec<(ProcId, RefDelta)>,
     /// Items that have come, whose channels' owners are to be told so.
@@ -147,9 +149,9 @@ impl<W> Machine<W> {
             next_key: 1,
             members: BTreeMap::from([(me.pid, me)]),
             departed: BTreeMap::new(),
-            outstanding: HashMap::new(),
-            running: HashMap::new(),
-            records: HashMap::new(),
+            outstanding: FxHashMap::default(),
+            running: FxHashMap::default(),
+            records: FxHashMap::default(),
             deltas: Vec::new(),
             confirms: Vec::new(),
             recounts: Vec::new(),
