@@ -12,8 +12,10 @@ use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 use crate::record::{Outcome, Record, State, Waiter, Want};
 
 mod channels;
+mod counts;
 mod members;
 mod refs;
+mod values;
 
 /// A result up to this size travels to the caller with the news that the call has ended.
 pub const EAGER_MAX: usize = 64 << 10;
