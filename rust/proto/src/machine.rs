@@ -77,8 +77,6 @@ enum Expect<W> {
     Op(W),
     /// Nobody waits any more.
     Nothing,
-    /// Nobody waits any more, and an item of this channel is to be given back.
-    Unwanted(RemoteRef),
 }
 
 #[derive(Debug)]
@@ -330,7 +328,7 @@ impl<W> Machine<W> {
                 target,
                 body,
             } => self.handle_ref_op(from, req, op, target, body),
-            Message::Withdraw { req, target } => self.handle_withdraw(from, req, target),
+            Message::Withdraw { req, target, how } => self.handle_withdraw(from, req, target, how),
             Message::Confirm { taken } => self.handle_confirm(from, taken),
             Message::Refs { deltas } => self.handle_deltas(&deltas),
             Message::Interrupt => self.outputs.push(Output::InterruptAll),
@@ -388,12 +386,6 @@ impl<W> Machine<W> {
             Expect::Future(reference) | Expect::Value(reference) => self.settle(reference, outcome),
             Expect::Ready(reference) => self.ready_elsewhere(reference, outcome),
             Expect::Nothing => self.release_refs(&outcome.body.refs),
-            Expect::Unwanted(target) => {
-                self.release_refs(&outcome.body.refs);
-                if outcome.status == Status::Value {
-                    self.give_item_back(target, id);
-                }
-            }
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::ids::{ProcId, RefId, RemoteRef};
-use crate::message::{Message, RefDelta, Status};
+use crate::message::{Message, RefDelta, Status, Withdrawal};
 use crate::record::{Outcome, Record, State};
 
 use super::{Machine, Output};
@@ -116,7 +116,8 @@ impl<W> Machine<W> {
 
     pub(super) fn withdraw(&mut self, owner: ProcId, req: u64, target: RefId) {
         if self.outstanding.remove(&req).is_some() {
-            self.send(owner, Message::Withdraw { req, target });
+            let how = Withdrawal::Undo;
+            self.send(owner, Message::Withdraw { req, target, how });
         }
     }
 
@@ -166,6 +167,25 @@ impl<W> Machine<W> {
                         delta: 1,
                     },
                 );
+            }
+        }
+    }
+
+    /// A body that names these references was not sent to `pid` after all.
+    pub fn unshare_refs(&mut self, pid: ProcId, refs: &[RemoteRef]) {
+        let (holder, giver, delta) = (pid, self.me, -1);
+        for reference in refs {
+            let id = reference.id;
+            if reference.owner == self.me {
+                self.count(id, holder, giver, delta);
+            } else {
+                let delta = RefDelta {
+                    id,
+                    holder,
+                    giver,
+                    delta,
+                };
+                self.tell(reference.owner, delta);
             }
         }
     }

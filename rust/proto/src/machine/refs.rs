@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::body::Body;
 use crate::channel::Asker;
 use crate::ids::{ProcId, RefId};
-use crate::message::{Message, RefOp, Status};
+use crate::message::{Message, RefOp, Status, Withdrawal};
 use crate::record::{Outcome, Record, State, Waiter, Want};
 
 use super::{Machine, Output, Run};
@@ -108,13 +108,12 @@ impl<W> Machine<W> {
             | RefOp::ChannelWait
             | RefOp::ChannelIsReady
             | RefOp::ChannelIsOpen
-            | RefOp::ChannelClose
-            | RefOp::ChannelGiveBack => self.channel_op(Asker { pid: from, req }, op, target, body),
+            | RefOp::ChannelClose => self.channel_op(Asker { pid: from, req }, op, target, body),
         }
     }
 
-    pub(super) fn handle_withdraw(&mut self, from: ProcId, req: u64, target: RefId) {
-        if self.withdraw_from_channel(Asker { pid: from, req }, target) {
+    pub(super) fn handle_withdraw(&mut self, from: ProcId, req: u64, target: RefId, how: Withdrawal) {
+        if self.withdraw_from_channel(Asker { pid: from, req }, target, how) {
             return;
         }
         if let Some(record) = self.records.get_mut(&target) {
