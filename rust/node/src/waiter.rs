@@ -58,6 +58,17 @@ impl Cell {
         }
     }
 
+    /// Waits for the outcome that another thread of the core has taken out of the machine for this cell.
+    ///
+    /// That thread does nothing in between that could block, so neither time nor signals end this.
+    pub fn handed_over(&self, node: &Node) -> Outcome {
+        loop {
+            if let Ok(outcome) = self.wait(node, None, false) {
+                return outcome;
+            }
+        }
+    }
+
     pub fn try_take(&self) -> Option<Outcome> {
         self.outcome.lock().take()
     }
