@@ -1,12 +1,12 @@
 //! One connection: its handshake, what is read from it and what waits to be written.
 
+use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use pydist_proto::body::Body;
 use pydist_proto::codec::Decoder;
 use pydist_proto::frame::{self, CHUNK_MAX, Header, INLINE_MAX};
@@ -317,7 +317,7 @@ impl Link {
     fn lock_idle_writer(
         &self,
         signalled: &dyn Fn() -> bool,
-    ) -> Result<parking_lot::MutexGuard<'_, Queue>, SendError> {
+    ) -> Result<crate::sync::MutexGuard<'_, Queue>, SendError> {
         loop {
             if self.is_closed() {
                 return Err(SendError::Closed);
@@ -347,7 +347,7 @@ impl Link {
             &self.fd,
             rustix::event::PollFlags::OUT,
         )];
-        let timeout = crate::driver::timespec(Duration::from_millis(50));
+        let timeout = crate::poll::timespec(Duration::from_millis(50));
         matches!(
             rustix::event::poll(&mut fds, Some(&timeout)),
             Ok(1..) | Err(Errno::INTR)

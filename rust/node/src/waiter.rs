@@ -1,12 +1,12 @@
 //! What the machine wakes: a thread that waits for one outcome, or a queue of outcomes.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use pydist_proto::record::Outcome;
 use rustix::event::{EventfdFlags, eventfd};
 

@@ -1,5 +1,6 @@
 //! Two processes' cores in one, joined by a Unix socket, with Rust in the place of Python.
 
+#![cfg(not(feature = "shuttle"))]
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
