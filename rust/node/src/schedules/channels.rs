@@ -65,7 +65,7 @@ fn rest(node: &Node, id: RefId) -> Vec<u64> {
 #[test]
 fn timeouts_lose_and_double_nothing() {
     for capacity in [0, 1] {
-        check(3_000, move || {
+        check(9_000, move || {
             let node = node();
             let id = node.create_channel(capacity);
             let putter = spawn(&node, move |node| {
@@ -90,7 +90,7 @@ fn timeouts_lose_and_double_nothing() {
 /// F50: closing ends every put and take; what was put before is taken, what failed is not in the channel.
 #[test]
 fn closing_races_puts_and_takes() {
-    check(3_000, || {
+    check(9_000, || {
         let node = node();
         let id = node.create_channel(1);
         let putters = [1, 2].map(|n| spawn(&node, move |node| (n, put(node, id, n, false))));
@@ -117,7 +117,7 @@ fn closing_races_puts_and_takes() {
 /// F45: a taker that is interrupted gives back what came, or comes.
 #[test]
 fn a_signal_races_the_item() {
-    check(3_000, || {
+    check(9_000, || {
         let node = node();
         let id = node.create_channel(1);
         let cell = Cell::new();
@@ -153,7 +153,7 @@ fn a_signal_races_the_item() {
 /// F6: the owner's answer races its death and the end of the time: the request ends once, and leaves nothing.
 #[test]
 fn the_death_of_the_owner_races_its_answer() {
-    check(3_000, || {
+    check(9_000, || {
         let node = node();
         let id = node.create_future(2).unwrap();
         let target = RemoteRef { owner: 2, id };

@@ -35,7 +35,7 @@ fn put(node: &Node, id: RefId, n: u64) -> bool {
 /// F52: of two puts one wins, and every fetch gets its value, or nothing in time.
 #[test]
 fn puts_race_fetches() {
-    check(3_000, || {
+    check(9_000, || {
         let node = node();
         let id = node.create_future(1).unwrap();
         let putters = [1, 2].map(|n| spawn(&node, move |node| put(node, id, n).then_some(n)));
@@ -54,7 +54,7 @@ fn puts_race_fetches() {
 /// A value that comes once, from its owner, is fetched by who waits, or is still there: a timeout does not lose it.
 #[test]
 fn a_value_from_its_owner_races_a_timeout() {
-    check(3_000, || {
+    check(9_000, || {
         let node = node();
         let id = node.call_future(2, NOTHING).unwrap();
         let result = move || Message::Result {
@@ -78,7 +78,7 @@ fn a_value_from_its_owner_races_a_timeout() {
 /// F6: cancelling, the end of the call and a fetch race: the fetch ends with the one or the other.
 #[test]
 fn cancelling_races_the_end_of_the_call() {
-    check(3_000, || {
+    check(9_000, || {
         let node = node();
         let id = node.call_local();
         let canceller = spawn(&node, move |node| node.cancel_here(id));

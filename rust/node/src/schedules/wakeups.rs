@@ -32,7 +32,7 @@ fn done(n: u64) -> Outcome {
 /// releases every one, without being told again.
 #[test]
 fn dropped_references_are_released() {
-    check(600, || {
+    check(1_800, || {
         let node = node();
         let reading = reactor(&node);
         let cell = Cell::new();
@@ -59,7 +59,7 @@ fn dropped_references_are_released() {
 /// Threads that wait, of which one reads the sockets, are all woken by others, with the reactor beside them.
 #[test]
 fn every_waiting_thread_is_woken() {
-    check(1_000, || {
+    check(3_000, || {
         let node = node();
         let reading = reactor(&node);
         let cells = [(); 3].map(|()| Cell::new());
@@ -82,7 +82,7 @@ fn every_waiting_thread_is_woken() {
 /// Outcomes of several threads come through a queue: each once, those of one thread in their order.
 #[test]
 fn a_queue_brings_every_outcome_once() {
-    check(1_000, || {
+    check(3_000, || {
         let node = node();
         let queue = Queue::new(false).unwrap();
         for thread in 0..2u64 {
@@ -127,7 +127,7 @@ fn link(fd: OwnedFd) -> Link {
 /// those of one thread in their order, and none stays behind.
 #[test]
 fn no_message_stays_behind_in_a_connection() {
-    check(3_000, || {
+    check(9_000, || {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
         let link = Arc::new(link(ours));
@@ -163,7 +163,7 @@ fn no_message_stays_behind_in_a_connection() {
 /// F35: calls that come while executors fall asleep are all run, by one executor or the other.
 #[test]
 fn every_call_finds_an_executor() {
-    check(400, || {
+    check(1_200, || {
         let node = node();
         let reading = reactor(&node);
         let executors = [true, false].map(|leads| {
