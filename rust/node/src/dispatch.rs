@@ -48,7 +48,7 @@ impl Node {
         match event.token {
             WAKER => {
                 self.driver.drain_waker();
-                if !self.dropped.is_empty() {
+                if self.dropped_signalled.load(Ordering::SeqCst) {
                     self.driver.arm(crate::sync::now() + TELL_AFTER);
                 }
             }

@@ -62,10 +62,11 @@ impl Node {
 
     /// Applies what finalizers have left.
     pub(crate) fn collect_dropped(&self) {
+        // First: whoever leaves something from now on has it collected again, even if this round takes it up.
+        self.dropped_signalled.store(false, Ordering::SeqCst);
         if self.dropped.is_empty() {
             return;
         }
-        self.dropped_signalled.store(false, Ordering::SeqCst);
         self.with_machine(|machine| {
             while let Some(dropped) = self.dropped.pop() {
                 match dropped {
