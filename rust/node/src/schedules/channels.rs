@@ -94,7 +94,7 @@ fn closing_races_puts_and_takes() {
         let node = node();
         let id = node.create_channel(1);
         let putters = [1, 2].map(|n| spawn(&node, move |node| (n, put(node, id, n, false))));
-        let taker = spawn(&node, move |node| take(node, id, true));
+        let taker = spawn(&node, move |node| take(node, id, false));
         let closer = spawn(&node, move |node| {
             ask(node, id, RefOp::ChannelClose, Body::default(), false)
         });
