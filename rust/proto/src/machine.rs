@@ -134,6 +134,8 @@ pub struct Machine<W> {
     recounts: Vec<(ProcId, ProcId, RefId)>,
     /// The references that were freed last, of those that others than their maker have held.
     freed: VecDeque<RefId>,
+    /// Answers that nobody waited for, and messages of processes that were gone.
+    strays: u64,
     outputs: Vec<Output<W>>,
 }
 
@@ -154,6 +156,7 @@ impl<W> Machine<W> {
             confirms: Vec::new(),
             recounts: Vec::new(),
             freed: VecDeque::new(),
+            strays: 0,
             outputs: Vec::new(),
         }
     }
@@ -180,6 +183,11 @@ impl<W> Machine<W> {
             calls_outstanding: self.outstanding.len(),
             calls_running: self.running.len(),
         }
+    }
+
+    /// How many messages were dropped so far since they came too late, or twice.
+    pub fn strays(&self) -> u64 {
+        self.strays
     }
 
     fn fresh_id(&mut self) -> u64 {
@@ -306,6 +314,7 @@ impl<W> Machine<W> {
     /// A message of another process has arrived; one of a process that is gone is dropped.
     pub fn handle_message(&mut self, from: ProcId, message: Message) {
         if self.departed.contains_key(&from) {
+            self.strays += 1;
             return;
         }
         match message {
@@ -397,7 +406,8 @@ impl<W> Machine<W> {
 
     /// Takes what waits for the answer `id`; nothing, where that was not asked of `from`.
     fn take_expected(&mut self, from: ProcId, id: u64) -> Option<Expect<W>> {
-        if self.outstanding.get(&id)?.pid != from {
+        if self.outstanding.get(&id).is_none_or(|o| o.pid != from) {
+            self.strays += 1;
             return None;
         }
         self.outstanding.remove(&id).map(|o| o.expect)
