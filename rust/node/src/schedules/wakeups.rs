@@ -32,14 +32,14 @@ fn done(n: u64) -> Outcome {
 /// releases every one, without being told again.
 #[test]
 fn dropped_references_are_released() {
-    check(1_800, || {
+    check(3_000, || {
         let node = node();
         let reading = reactor(&node);
         let cell = Cell::new();
         let waiting = cell.clone();
         let leader = spawn(&node, move |node| waiting.wait(node, None, true).unwrap());
         let droppers = [(); 2].map(|()| {
-            let ids = [(); 2].map(|()| node.create_channel(1));
+            let ids = [(); 3].map(|()| node.create_channel(1));
             spawn(&node, move |node| {
                 ids.into_iter().for_each(|id| node.drop_handle(id))
             })
