@@ -32,7 +32,7 @@ fn done(n: u64) -> Outcome {
 /// releases every one, without being told again.
 #[test]
 fn dropped_references_are_released() {
-    check(3_000, || {
+    check(1_000, || {
         let node = node();
         let reading = reactor(&node);
         let cell = Cell::new();
