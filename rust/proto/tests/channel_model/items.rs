@@ -105,6 +105,12 @@ impl Items {
             assert_ne!(item.told, Told::Nothing, "the put of {n} never ends");
             let owners = item.takers.intersection(living).count();
             assert!(owners <= 1, "{n} was taken twice: {item:?}");
+            if drained.contains(&item.channel) {
+                assert!(
+                    owners == 0 || item.confirmed,
+                    "the owner never hears that {n} was taken"
+                );
+            }
             if drained.contains(&item.channel) && item.told == Told::Put {
                 assert!(owners == 1 || item.confirmed, "{n} is lost: {item:?}");
             }
