@@ -8,6 +8,51 @@ import math
 import weakref
 
 from . import _core, _refs, _serialize
+from ._channels import PUT
+
+
+class _Request:
+    """A request to a channel, from when it is sent until its answer is with the task that awaits it."""
+
+    def __init__(
+        self, ref: _core.Ref, req: int, waiter: asyncio.Future[_core.Outcome], timeout: float | None
+    ) -> None:
+        self._ref = ref
+        self._req = req
+        self._waiter = waiter
+        self._timeout = timeout
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float, is_put: bool) -> None:
+        """Sets the time after which the request is taken back."""
+        loop = asyncio.get_running_loop()
+        if is_put:
+            self._timer = loop.call_later(seconds, self._ask_whether_put)
+        else:
+            text = f"the channel did not get to it within {self._timeout} s"
+            self._timer = loop.call_later(seconds, self._expire, text)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def confirm(self) -> None:
+        _core.channel_confirm(self._ref, self._req)
+
+    def undo(self) -> None:
+        """Nobody wants the answer, whether it has come or not: an item that was taken goes back."""
+        if not _core.channel_unwant(self._ref, self._req):
+            _core.channel_give_back(self._ref, self._req)
+
+    def _ask_whether_put(self) -> None:
+        _core.channel_withdraw(self._ref, self._req)
+        text = _core.channel_unanswered(self._ref, self._timeout)
+        self._timer = asyncio.get_running_loop().call_later(_core.PUT_GRACE, self._expire, text)
+
+    def _expire(self, text: str) -> None:
+        """The time is over: an answer that is not in the queue, or about to be, is not waited for."""
+        if not self._waiter.done() and _core.channel_unwant(self._ref, self._req):
+            self._waiter.set_exception(TimeoutError(text))
 
 
 class _Hub:
@@ -17,18 +62,13 @@ class _Hub:
         self._queue = _core.Queue(True)
         self._keys = itertools.count()
         self._waiting: dict[int, asyncio.Future[_core.Outcome]] = {}
-        # Requests to channels that have no answer yet, those that nobody wants any more included.
-        self._requests: dict[int, tuple[_core.Ref, int]] = {}
         loop.add_reader(self._queue.fileno(), self._drain)
 
     def _drain(self) -> None:
         for key, outcome in self._queue.drain():
             waiter = self._waiting.pop(key, None)
-            request = self._requests.pop(key, None)
             if waiter is not None and not waiter.done():
                 waiter.set_result(outcome)
-            elif request is not None:
-                _give_back(request, outcome)
 
     async def outcome_of(self, ref: _core.Ref) -> _core.Outcome:
         key = next(self._keys)
@@ -47,45 +87,33 @@ class _Hub:
         key = next(self._keys)
         loop = asyncio.get_running_loop()
         data, buffers, refs = dumped
-        until = _check_timeout(timeout)
-        req = _core.channel_tell(ref, op, data, [b.raw() for b in buffers], refs, self._queue, key)
+        seconds = _check_timeout(timeout)
+        req = _core.channel_tell(ref, op, data, [b.raw() for b in buffers], refs, self._queue, key, timeout)
         _refs.unpin()
         waiter = self._waiting[key] = loop.create_future()
-        self._requests[key] = ref, req
-        timer = until and loop.call_later(until[0], _core.channel_withdraw, ref, req)
+        request = _Request(ref, req, waiter, timeout)
+        if seconds is not None:
+            request.start(seconds, op == PUT)
         try:
             outcome: _core.Outcome = await waiter
+        except TimeoutError:
+            raise
         except BaseException:
-            self._abandon(key, waiter, (ref, req))
+            request.undo()
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._waiting.pop(key, None)
+            request.stop()
         if outcome.status == _refs.VALUE:
-            _core.channel_confirm(ref, req)
+            request.confirm()
         return outcome
 
-    def _abandon(
-        self, key: int, waiter: asyncio.Future[_core.Outcome], request: tuple[_core.Ref, int]
-    ) -> None:
-        """The task behind a request was cancelled: an item that has come, or comes, is given back."""
-        self._waiting.pop(key, None)
-        if not waiter.cancelled():
-            _give_back(request, waiter.result())
-        elif _core.channel_unwant(*request):
-            self._requests.pop(key, None)
 
-
-def _give_back(request: tuple[_core.Ref, int], outcome: _core.Outcome) -> None:
-    if outcome.status == _refs.VALUE:
-        _core.channel_give_back(*request)
-
-
-def _check_timeout(timeout: float | None) -> tuple[float] | None:
+def _check_timeout(timeout: float | None) -> float | None:
     """The seconds of a timeout that ends at some time."""
     if timeout is not None and math.isnan(timeout):
         raise ValueError("timeout must be a number of seconds, not NaN")
-    return None if timeout is None or timeout > 1e9 else (max(0.0, timeout),)
+    return None if timeout is None or timeout > 1e9 else max(0.0, timeout)
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = weakref.WeakKeyDictionary()

@@ -171,7 +171,8 @@ class RemoteChannel:
             kwargs: as `args`.
 
         Raises:
-            TimeoutError: the time is over; the item is not in the channel.
+            TimeoutError: the time is over; the item is not in the channel. Where the owner stays silent for a
+                second more, the message says so: it drops the item once it goes on, unless it was taken.
             ChannelClosedError: the channel is closed; or what it was closed with.
             ProcessExitedException: the owner is gone.
             pickle.PicklingError: the item cannot be pickled.

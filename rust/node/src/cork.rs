@@ -6,20 +6,19 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
 
 use crate::link::Link;
 use crate::node::Node;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// For how long one executor holds answers back before it writes one at once.
 const HOLD: Duration = Duration::from_micros(100);
 /// So many bytes are worth a write.
 const BYTES: usize = 32 << 10;
 
-thread_local! {
+crate::sync::thread_local! {
     static HOLDING: Cell<bool> = const { Cell::new(false) };
     static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
 }
@@ -45,13 +44,13 @@ impl Cork {
 impl Node {
     /// Does what answers a call; the answer may be held back while more calls wait to be run.
     pub(crate) fn answering<R>(&self, act: impl FnOnce() -> R) -> R {
-        let now = Instant::now();
-        let since = SINCE.get().unwrap_or(now);
+        let now = crate::sync::now();
+        let since = SINCE.with(Cell::get).unwrap_or(now);
         let hold = now - since < HOLD && self.inbox.has_calls();
-        SINCE.set(if hold { Some(since) } else { None });
-        HOLDING.set(hold);
+        SINCE.with(|cell| cell.set(hold.then_some(since)));
+        HOLDING.with(|cell| cell.set(hold));
         let result = act();
-        HOLDING.set(false);
+        HOLDING.with(|cell| cell.set(false));
         if !hold {
             self.uncork();
         }
@@ -60,13 +59,13 @@ impl Node {
 
     /// Whether what the calling thread sends on a connection is to be held back.
     pub(crate) fn holds_back(link: &Link) -> bool {
-        HOLDING.get() && link.queued_bytes() <= BYTES
+        HOLDING.with(Cell::get) && link.queued_bytes() <= BYTES
     }
 
     /// A message has been queued on a connection and is held back.
     pub(crate) fn held_back(&self, link: &Arc<Link>) {
         if self.cork.add(link) {
-            self.driver.arm(Instant::now() + crate::inbox::STALL);
+            self.driver.arm(crate::sync::now() + crate::inbox::STALL);
         }
     }
 

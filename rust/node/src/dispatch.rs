@@ -1,9 +1,9 @@
 //! What happens when a socket is readable: handshakes, messages, and the end of a connection.
 
+use crate::sync::atomic::Ordering;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pydist_proto::codec::Decoder;
 use pydist_proto::handshake::{
@@ -15,10 +15,10 @@ use pydist_proto::message::Message;
 use rustix::io::Errno;
 
 use crate::death::{Dying, STATUS_WAIT};
-use crate::driver::{Event, TIMER, WAKER};
 use crate::inbox::Item;
 use crate::link::{Link, Reading};
 use crate::node::{Arrival, Node, TELL_AFTER, Topology};
+use crate::poll::{Event, TIMER, WAKER};
 use crate::waiter::Wake;
 
 /// The token of the listening socket.
@@ -48,8 +48,8 @@ impl Node {
         match event.token {
             WAKER => {
                 self.driver.drain_waker();
-                if !self.dropped.is_empty() {
-                    self.driver.arm(Instant::now() + TELL_AFTER);
+                if self.dropped_signalled.load(Ordering::SeqCst) {
+                    self.driver.arm(crate::sync::now() + TELL_AFTER);
                 }
             }
             TIMER => self.run_timers(),
@@ -82,7 +82,7 @@ impl Node {
         if deltas >= TELL_AT {
             self.tell_owners();
         } else if deltas > 0 {
-            self.driver.arm(Instant::now() + TELL_AFTER);
+            self.driver.arm(crate::sync::now() + TELL_AFTER);
         }
         result
     }
@@ -144,7 +144,7 @@ impl Node {
                     self.note(format!("cannot accept connections for now: {error}"));
                     self.driver.unwatch(listener.fd());
                     self.listener_paused.store(true, Ordering::SeqCst);
-                    self.driver.arm(Instant::now() + ACCEPT_PAUSE);
+                    self.driver.arm(crate::sync::now() + ACCEPT_PAUSE);
                     return;
                 }
             }
@@ -199,7 +199,7 @@ impl Node {
         mut machine: Handshake,
     ) -> std::io::Result<Arc<Link>> {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        let deadline = Instant::now() + Duration::from_millis(HANDSHAKE_DEADLINE_MS);
+        let deadline = crate::sync::now() + Duration::from_millis(HANDSHAKE_DEADLINE_MS);
         let hello = machine.poll_output();
         let link = Arc::new(Link::new(token, fd, peer, machine, deadline));
         if let Some(hello) = hello {
@@ -440,7 +440,7 @@ impl Node {
             self.arrived.notify_all();
             return;
         }
-        let now = Instant::now();
+        let now = crate::sync::now();
         let ospid = self.machine.lock().member(pid).map_or(0, |m| m.ospid);
         if let Some(arrival @ Arrival::Expected(_)) = self.arrivals.lock().get_mut(&pid) {
             *arrival = Arrival::Failed(reason.to_owned());

@@ -4,12 +4,12 @@
 //! waited for [`STALL`], another executor is woken, so that a call which blocks holds up no other. A call
 //! is taken only once the one before it has started, so that calls start in the order in which they came.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use pydist_proto::ids::{ProcId, RefId};
 use pydist_proto::machine::Incoming;
 

@@ -11,8 +11,12 @@ mod listener;
 mod node;
 mod outgoing;
 mod parker;
+mod poll;
 mod reactor;
+#[cfg(all(test, feature = "shuttle"))]
+mod schedules;
 mod sending;
+mod sync;
 pub mod waiter;
 
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot, Topology};

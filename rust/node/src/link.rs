@@ -1,12 +1,12 @@
 //! One connection: its handshake, what is read from it and what waits to be written.
 
+use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use pydist_proto::body::Body;
 use pydist_proto::codec::Decoder;
 use pydist_proto::frame::{self, CHUNK_MAX, Header, INLINE_MAX};
@@ -305,7 +305,7 @@ impl Link {
             }
             parts.push(&prefix);
             cursor.take(len, &mut parts);
-            let sent = self.write_fully(&parts);
+            let sent = self.write_or_queue(&parts, &mut writer);
             self.take_pending(&mut writer);
             self.write_queue(&mut writer);
             drop(writer);
@@ -321,7 +321,7 @@ impl Link {
     fn lock_idle_writer(
         &self,
         signalled: &dyn Fn() -> bool,
-    ) -> Result<parking_lot::MutexGuard<'_, Queue>, SendError> {
+    ) -> Result<crate::sync::MutexGuard<'_, Queue>, SendError> {
         loop {
             if self.is_closed() {
                 return Err(SendError::Closed);
@@ -345,17 +345,22 @@ impl Link {
         }
     }
 
-    fn await_writable(&self) {
+    /// Waits a while until the socket takes something; false where it does not.
+    fn await_writable(&self) -> bool {
         let mut fds = [rustix::event::PollFd::new(
             &self.fd,
             rustix::event::PollFlags::OUT,
         )];
-        let timeout = crate::driver::timespec(Duration::from_millis(50));
-        let _ = rustix::event::poll(&mut fds, Some(&timeout));
+        let timeout = crate::poll::timespec(Duration::from_millis(50));
+        matches!(
+            rustix::event::poll(&mut fds, Some(&timeout)),
+            Ok(1..) | Err(Errno::INTR)
+        )
     }
 
-    /// Writes all parts, waiting for the socket where it is full.
-    fn write_fully(&self, parts: &[&[u8]]) -> Result<(), SendError> {
+    /// Writes all parts. Where the socket stays full, what is left is copied into the queue: the writer is not held
+    /// for as long as the peer does not read, and who waits for it can give up.
+    fn write_or_queue(&self, parts: &[&[u8]], writer: &mut Queue) -> Result<(), SendError> {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
         let mut rest = slices.as_mut_slice();
         while !rest.is_empty() {
@@ -368,7 +373,13 @@ impl Link {
                     if self.is_closed() {
                         return Err(SendError::Closed);
                     }
-                    self.await_writable();
+                    if !self.await_writable() {
+                        let left = rest.iter().flat_map(|part| part.iter().copied()).collect();
+                        let left = Outgoing::bytes(left);
+                        self.queued.fetch_add(left.owned_bytes(), Ordering::Relaxed);
+                        writer.push(left);
+                        return Ok(());
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => return Err(SendError::Closed),

@@ -1,10 +1,10 @@
 //! One process of the cluster: its state machine, connections, executors and reactor.
 
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use crate::sync::{Condvar, Mutex, RwLock};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::{HEAD, ProcId, RefId};
 use pydist_proto::machine::{CallError, Counts, Machine};
@@ -135,7 +135,14 @@ pub(crate) const TELL_AFTER: Duration = Duration::from_millis(3);
 impl Node {
     /// Starts the process: its reactor thread runs from now on.
     pub fn start(config: Config) -> Result<Arc<Node>, NodeError> {
-        let node = Arc::new(Node {
+        let node = Arc::new(Node::new(config)?);
+        crate::reactor::spawn(node.clone())?;
+        Ok(node)
+    }
+
+    /// Makes the process's state; nobody reads its sockets yet.
+    pub(crate) fn new(config: Config) -> Result<Node, NodeError> {
+        let node = Node {
             driver: Driver::new()?,
             machine: Mutex::new(Machine::new(config.me.clone())),
             config,
@@ -161,11 +168,10 @@ impl Node {
             head_error: Mutex::default(),
             parent: Mutex::default(),
             listener_paused: AtomicBool::new(false),
-        });
+        };
         if node.config.topology == Topology::Star {
             node.machine.lock().set_star();
         }
-        crate::reactor::spawn(node.clone())?;
         Ok(node)
     }
 
@@ -192,7 +198,7 @@ impl Node {
 
     /// Waits until the connection to the head is open, or says why it is not.
     pub fn wait_open(&self, wait: Duration) -> Result<(), String> {
-        let until = Instant::now() + wait;
+        let until = crate::sync::now() + wait;
         let mut error = self.head_error.lock();
         loop {
             if let Some(error) = error.take() {
@@ -201,7 +207,7 @@ impl Node {
             if self.exit_on_head_loss.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            if Instant::now() >= until {
+            if crate::sync::now() >= until {
                 return Err("process 1 did not answer in time".to_owned());
             }
             self.arrived.wait_for(&mut error, Duration::from_millis(20));
@@ -254,7 +260,7 @@ impl Node {
 
     /// How a worker that was announced is doing: `None` while it is on its way.
     pub fn worker_arrived(&self, pid: ProcId, wait: Duration) -> Option<Result<(), JoinError>> {
-        let until = Instant::now() + wait;
+        let until = crate::sync::now() + wait;
         let mut arrivals = self.arrivals.lock();
         loop {
             match arrivals.get(&pid) {
@@ -313,7 +319,7 @@ impl Node {
     /// The call that the executor has taken starts.
     pub fn call_started(&self, executor: &Executor) {
         if self.inbox.started(executor) {
-            self.driver.arm(Instant::now() + crate::inbox::STALL);
+            self.driver.arm(crate::sync::now() + crate::inbox::STALL);
         }
     }
 
@@ -339,7 +345,7 @@ impl Node {
     pub fn push_item(&self, item: Item) {
         let pushed = self.inbox.push(item);
         if pushed.check {
-            self.driver.arm(Instant::now() + crate::inbox::STALL);
+            self.driver.arm(crate::sync::now() + crate::inbox::STALL);
         }
         pushed.wake(&self.driver);
     }
@@ -398,7 +404,7 @@ impl Node {
     /// Has something written to the log, at most once a second; what is left out is counted.
     pub(crate) fn note(&self, text: String) {
         let mut noted = self.noted.lock();
-        let now = Instant::now();
+        let now = crate::sync::now();
         if noted
             .0
             .is_some_and(|last| now.duration_since(last) < Duration::from_secs(1))
@@ -440,8 +446,8 @@ impl Node {
         let mut raw: Vec<i32> = self
             .driver
             .descriptors()
-            .iter()
-            .map(std::os::fd::AsRawFd::as_raw_fd)
+            .into_iter()
+            .map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd))
             .collect();
         if let Some(connections) = self.connections.try_read() {
             raw.extend(connections.values().map(|l| l.raw_fd()));

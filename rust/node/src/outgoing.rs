@@ -1,9 +1,9 @@
 //! Messages that wait to be written: small ones in front, streams a chunk at a time.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use pydist_proto::body::Body;
 use pydist_proto::frame::{self, CHUNK_MAX};

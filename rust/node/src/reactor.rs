@@ -1,12 +1,12 @@
 //! The reactor thread: reads the sockets while no waiting thread does, and runs the timers.
 
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::driver::interrupted;
 use crate::link::{Link, Reading};
 use crate::node::Node;
+use crate::poll::interrupted;
 
 /// Starts the thread; it ends once the node closes. It never attaches to Python.
 pub(crate) fn spawn(node: Arc<Node>) -> std::io::Result<()> {
@@ -18,10 +18,14 @@ pub(crate) fn spawn(node: Arc<Node>) -> std::io::Result<()> {
     spawned.map(|_| ())
 }
 
-fn run(node: &Node) {
+/// Reads the sockets while no waiting thread does, until the node closes.
+pub(crate) fn run(node: &Node) {
     let mut events = Vec::with_capacity(32);
     while !node.is_closing() {
         node.driver.stand_by();
+        if node.is_closing() {
+            return;
+        }
         match node.driver.wait(None, &mut events) {
             Ok(()) => {}
             Err(error) if interrupted(&error) => {}
@@ -29,7 +33,7 @@ fn run(node: &Node) {
         }
         let leader = node.driver.has_leader();
         for event in events.drain(..) {
-            if leader && event.token == crate::driver::WAKER {
+            if leader && event.token == crate::poll::WAKER {
                 // Meant for the leader, who enters `epoll_wait` again while this thread stands by.
                 node.driver.kick();
                 continue;
@@ -44,7 +48,7 @@ impl Node {
     pub(crate) fn run_timers(&self) {
         self.driver.disarm();
         self.uncork();
-        let now = Instant::now();
+        let now = crate::sync::now();
         self.collect_dropped();
         self.tell_owners();
         let stall = self.inbox.check_stall();
@@ -59,10 +63,11 @@ impl Node {
 
     /// Applies what finalizers have left.
     pub(crate) fn collect_dropped(&self) {
+        // First: whoever leaves something from now on has it collected again, even if this round takes it up.
+        self.dropped_signalled.store(false, Ordering::SeqCst);
         if self.dropped.is_empty() {
             return;
         }
-        self.dropped_signalled.store(false, Ordering::SeqCst);
         self.with_machine(|machine| {
             while let Some(dropped) = self.dropped.pop() {
                 match dropped {

@@ -19,7 +19,7 @@ pub enum CallFailed {
     /// The topology does not connect these two.
     NotConnected(ProcId, ProcId),
     Exited(ProcId, String),
-    /// A signal arrived while the call waited for room in the connection; it was not made.
+    /// The sender gave up while it waited for room in the connection; nothing was asked for.
     Signal,
 }
 
@@ -38,7 +38,7 @@ impl From<CallError> for CallFailed {
 pub struct Payload<'a> {
     pub segments: &'a [&'a [u8]],
     pub refs: &'a [RemoteRef],
-    /// Asked now and then, while there is no room, whether a signal has arrived.
+    /// Asked now and then, while there is no room, whether to give up: a signal has arrived, or the time is over.
     pub signalled: &'a dyn Fn() -> bool,
 }
 
@@ -77,7 +77,10 @@ impl Node {
         }
         match sent {
             Ok(()) | Err(SendError::Closed) => Ok(()),
-            Err(SendError::Signal) => Err(CallFailed::Signal),
+            Err(SendError::Signal) => {
+                self.with_machine(|machine| machine.unshare_refs(pid, payload.refs));
+                Err(CallFailed::Signal)
+            }
         }
     }
 
@@ -163,12 +166,12 @@ impl Node {
         self.with_machine(|machine| machine.ask_own_channel(id, op, body, wake))
     }
 
-    /// Takes a request to a channel back; its answer says whether that came in time.
+    /// Takes a request to a channel back where it still waits; its answer says whether it did.
     pub fn withdraw(&self, target: RemoteRef, req: u64) {
         self.with_machine(|machine| machine.withdraw_op(target, req));
     }
 
-    /// Nobody waits for a request to a channel any more; false where its waiter has been woken.
+    /// Nobody waits for a request to a channel any more: what it did is undone. False where its waiter has been woken.
     pub fn unwant(&self, target: RemoteRef, req: u64) -> bool {
         self.with_machine(|machine| machine.unwant(target, req))
     }
@@ -204,8 +207,9 @@ impl Node {
         self.with_machine(|machine| machine.watch(id, want, wake))
     }
 
-    pub fn unwatch(&self, id: RefId, key: u64) {
-        self.with_machine(|machine| machine.unwatch(id, key));
+    /// Takes a waiter back; false where it has been woken.
+    pub fn unwatch(&self, id: RefId, key: u64) -> bool {
+        self.with_machine(|machine| machine.unwatch(id, key))
     }
 
     /// A value that was waited for was not taken after all.

@@ -12,7 +12,7 @@ use crate::frame::{
 };
 use crate::handshake::Authenticated;
 use crate::ids::{ProcId, RefId};
-use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
+use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status, Withdrawal};
 
 const STAGING: usize = 64 << 10;
 /// A chunk with less than this left to come is read through the staging buffer, with what follows it.
@@ -360,6 +360,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::WITHDRAW => Message::Withdraw {
             req: id,
             target: RefId { whence: b, id: a },
+            how: withdrawal(c)?,
         },
         kind::CONFIRM => Message::Confirm { taken: taken(&body)? },
         kind::REFS => Message::Refs {
@@ -407,9 +408,16 @@ fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
     [Fetch, Wait, IsReady, Put, Cancel, Create, Recount]
         .into_iter()
         .chain([ChannelCreate, ChannelPut, ChannelTake, ChannelFetch, ChannelWait])
-        .chain([ChannelIsReady, ChannelIsOpen, ChannelClose, ChannelGiveBack])
+        .chain([ChannelIsReady, ChannelIsOpen, ChannelClose])
         .find(|o| *o as u32 == raw)
         .ok_or(ProtocolError::UnknownValue("operation", raw))
+}
+
+fn withdrawal(raw: u32) -> Result<Withdrawal, ProtocolError> {
+    [Withdrawal::IfWaiting, Withdrawal::Undo]
+        .into_iter()
+        .find(|how| *how as u32 == raw)
+        .ok_or(ProtocolError::UnknownValue("withdrawal", raw))
 }
 
 fn taken(body: &Body) -> Result<Vec<(RefId, u64)>, ProtocolError> {

@@ -208,13 +208,13 @@ pub fn encode(message: Message) -> Encoded {
             body,
         } => (Header::ref_op(req, op, target), body),
         Message::Done { id } => bare(kind::DONE, id),
-        Message::Withdraw { req, target } => (
+        Message::Withdraw { req, target, how } => (
             Header {
                 kind: kind::WITHDRAW,
                 id: req,
                 a: target.id,
                 b: target.whence,
-                c: 0,
+                c: how as u32,
             },
             Body::default(),
         ),

@@ -14,8 +14,10 @@ use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 use crate::record::{Outcome, Record, State, Waiter, Want};
 
 mod channels;
+mod counts;
 mod members;
 mod refs;
+mod values;
 
 /// A result up to this size travels to the caller with the news that the call has ended.
 pub const EAGER_MAX: usize = 64 << 10;
@@ -77,8 +79,6 @@ enum Expect<W> {
     Op(W),
     /// Nobody waits any more.
     Nothing,
-    /// Nobody waits any more, and an item of this channel is to be given back.
-    Unwanted(RemoteRef),
 }
 
 #[derive(Debug)]
@@ -136,6 +136,8 @@ pub struct Machine<W> {
     recounts: Vec<(ProcId, ProcId, RefId)>,
     /// The references that were freed last, of those that others than their maker have held.
     freed: VecDeque<RefId>,
+    /// Answers that nobody waited for, and messages of processes that were gone.
+    strays: u64,
     outputs: Vec<Output<W>>,
 }
 
@@ -156,6 +158,7 @@ impl<W> Machine<W> {
             confirms: Vec::new(),
             recounts: Vec::new(),
             freed: VecDeque::new(),
+            strays: 0,
             outputs: Vec::new(),
         }
     }
@@ -182,6 +185,11 @@ impl<W> Machine<W> {
             calls_outstanding: self.outstanding.len(),
             calls_running: self.running.len(),
         }
+    }
+
+    /// How many messages were dropped so far since they came too late, or twice.
+    pub fn strays(&self) -> u64 {
+        self.strays
     }
 
     fn fresh_id(&mut self) -> u64 {
@@ -308,6 +316,7 @@ impl<W> Machine<W> {
     /// A message of another process has arrived; one of a process that is gone is dropped.
     pub fn handle_message(&mut self, from: ProcId, message: Message) {
         if self.departed.contains_key(&from) {
+            self.strays += 1;
             return;
         }
         match message {
@@ -330,7 +339,7 @@ impl<W> Machine<W> {
                 target,
                 body,
             } => self.handle_ref_op(from, req, op, target, body),
-            Message::Withdraw { req, target } => self.handle_withdraw(from, req, target),
+            Message::Withdraw { req, target, how } => self.handle_withdraw(from, req, target, how),
             Message::Confirm { taken } => self.handle_confirm(from, taken),
             Message::Refs { deltas } => self.handle_deltas(&deltas),
             Message::Interrupt => self.outputs.push(Output::InterruptAll),
@@ -388,12 +397,6 @@ impl<W> Machine<W> {
             Expect::Future(reference) | Expect::Value(reference) => self.settle(reference, outcome),
             Expect::Ready(reference) => self.ready_elsewhere(reference, outcome),
             Expect::Nothing => self.release_refs(&outcome.body.refs),
-            Expect::Unwanted(target) => {
-                self.release_refs(&outcome.body.refs);
-                if outcome.status == Status::Value {
-                    self.give_item_back(target, id);
-                }
-            }
         }
     }
 
@@ -405,7 +408,8 @@ impl<W> Machine<W> {
 
     /// Takes what waits for the answer `id`; nothing, where that was not asked of `from`.
     fn take_expected(&mut self, from: ProcId, id: u64) -> Option<Expect<W>> {
-        if self.outstanding.get(&id)?.pid != from {
+        if self.outstanding.get(&id).is_none_or(|o| o.pid != from) {
+            self.strays += 1;
             return None;
         }
         self.outstanding.remove(&id).map(|o| o.expect)

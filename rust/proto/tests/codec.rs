@@ -15,7 +15,7 @@ use pydist_proto::error::ProtocolError;
 use pydist_proto::frame::{self, CHUNK_MAX, HEAD_MAX, HEADER, Header, PREFIX, STREAMS_MAX};
 use pydist_proto::handshake::Authenticated;
 use pydist_proto::ids::{RefId, RemoteRef};
-use pydist_proto::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
+use pydist_proto::message::{CallMode, Member, Message, RefDelta, RefOp, Status, Withdrawal};
 
 const MESSAGE_MAX: u64 = 64 << 20;
 
@@ -196,7 +196,10 @@ fn message() -> impl Strategy<Value = Message> {
         3 => (any::<u64>(), op, ref_id(), body())
             .prop_map(|(req, op, target, body)| Message::RefOp { req, op, target, body }),
         1 => any::<u64>().prop_map(|id| Message::Done { id }),
-        1 => (any::<u64>(), ref_id()).prop_map(|(req, target)| Message::Withdraw { req, target }),
+        1 => (any::<u64>(), ref_id(), any::<bool>()).prop_map(|(req, target, undo)| {
+            let how = if undo { Withdrawal::Undo } else { Withdrawal::IfWaiting };
+            Message::Withdraw { req, target, how }
+        }),
         1 => vec(delta, 0..50).prop_map(|deltas| Message::Refs { deltas }),
         1 => Just(()).prop_map(|()| Message::Interrupt),
         1 => Just(()).prop_map(|()| Message::Exit),

@@ -1,8 +1,11 @@
 //! Calls to other processes.
 
+use std::time::Instant;
+
 use pydist_node::waiter::{Cell, Wake};
 use pydist_node::{CallFailed, Payload};
 use pydist_proto::ids::ProcId;
+use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 
 use crate::buffer::{RefTuple, Sent};
@@ -19,12 +22,26 @@ pub(crate) fn sending<T: Send>(
     sent: &Sent,
     send: impl FnOnce(Payload<'_>) -> Result<T, CallFailed> + Send,
 ) -> PyResult<T> {
+    sending_until(py, sent, None, send)
+}
+
+/// Sends without the interpreter, as long as there is time: a peer that does not read holds nobody up for longer.
+pub(crate) fn sending_until<T: Send>(
+    py: Python<'_>,
+    sent: &Sent,
+    until: Option<Instant>,
+    send: impl FnOnce(Payload<'_>) -> Result<T, CallFailed> + Send,
+) -> PyResult<T> {
+    let is_over = || until.is_some_and(|until| Instant::now() >= until);
     let segments = sent.segments();
     let refs = &sent.refs;
     let raised = std::sync::Mutex::new(None);
     let result = detached(py, || {
         let signalled = || {
             crate::lifecycle::sleep_if_closed();
+            if is_over() {
+                return true;
+            }
             Python::attach(|py| match py.check_signals() {
                 Ok(()) => false,
                 Err(error) => {
@@ -46,7 +63,12 @@ pub(crate) fn sending<T: Send>(
     {
         return Err(error);
     }
-    result.map_err(|failed| errors::call_failed(py, failed))
+    result.map_err(|failed| match failed {
+        CallFailed::Signal if is_over() => PyTimeoutError::new_err(
+            "the time was over before the other process had read the request; it has no effect there",
+        ),
+        failed => errors::call_failed(py, failed),
+    })
 }
 
 /// Calls a function on another process and waits for its value.
@@ -72,7 +94,7 @@ pub(crate) fn call_fetch(
             node.abandon(id);
             match ended {
                 Ended::Raised(error) => Err(error),
-                Ended::TimedOut => Err(pyo3::exceptions::PyTimeoutError::new_err(())),
+                Ended::TimedOut => Err(PyTimeoutError::new_err(())),
             }
         }
     }

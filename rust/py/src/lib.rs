@@ -24,7 +24,7 @@ mod _core {
     #[pymodule_export]
     use super::channels::{
         channel_ask, channel_confirm, channel_create, channel_custom, channel_give_back, channel_here,
-        channel_tell, channel_unwant, channel_withdraw,
+        channel_tell, channel_unanswered, channel_unwant, channel_withdraw,
     };
     #[pymodule_export]
     use super::executor::{Executor, raise_in_thread};
@@ -44,6 +44,7 @@ mod _core {
     /// Tells Python the version, which stands in `Cargo.toml` alone.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("PUT_GRACE", super::channels::GRACE.as_secs_f64())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

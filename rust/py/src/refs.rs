@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use crate::buffer::{RefTuple, Sent, remote_ref};
 use crate::calls::sending;
 use crate::errors;
-use crate::lifecycle::{node, node_for_drop};
+use crate::lifecycle::{detached, node, node_for_drop};
 use crate::outcome::{Outcome, outcome};
 use crate::queue::Queue;
 use crate::waiting::{Ended, deadline, wait};
@@ -54,19 +54,23 @@ impl Ref {
         match wait(py, cell.clone(), until, |end| cell.wait(node, end, true)) {
             Ok(outcome) => Ok(outcome),
             Err(ended) => {
-                node.unwatch(id, key);
-                if let Some(outcome) = cell.try_take()
-                    && want == Want::Value
-                {
-                    node.restore(id, outcome);
-                }
-                Err(match ended {
-                    Ended::Raised(error) => error,
-                    Ended::TimedOut => PyTimeoutError::new_err(format!(
+                let woken = !node.unwatch(id, key);
+                let late = woken.then(|| detached(py, || cell.handed_over(node)));
+                match (ended, late) {
+                    (Ended::TimedOut, Some(outcome)) => Ok(outcome),
+                    (Ended::TimedOut, None) => Err(PyTimeoutError::new_err(format!(
                         "no value after {} s; the future can be waited for again",
                         timeout.unwrap_or_default()
-                    )),
-                })
+                    ))),
+                    (Ended::Raised(error), late) => {
+                        if let Some(outcome) = late
+                            && want == Want::Value
+                        {
+                            node.restore(id, outcome);
+                        }
+                        Err(error)
+                    }
+                }
             }
         }
     }
