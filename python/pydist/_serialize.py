@@ -260,7 +260,12 @@ def _outer(value: Any) -> Any:
     return value
 
 
-def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]]) -> Dumped:
+def in_buffer(data: bytes) -> Any:
+    """Returns what to put for a pickle within another one: a long one travels as a buffer."""
+    return pickle.PickleBuffer(data) if len(data) >= LARGE_BYTES else data
+
+
+def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]], warn: bool = True) -> Dumped:
     """Pickles the general way; `roots` gives the names of the parts, for an error."""
     state = _state
     saved = state.refs, state.loading
@@ -275,7 +280,7 @@ def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]]) -> Dumped
     finally:
         state.refs, state.loading = saved
     learn_numpy()
-    if pickler.captures:
+    if pickler.captures and warn:
         warn_large_captures(pickler.captures)
     return data, pickler.buffers, refs
 
@@ -329,12 +334,13 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
     )
 
 
-def dumps(value: Any, *, root: str = "value") -> Dumped:
+def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:
     """Pickles a value.
 
     Parameters:
         value: what to pickle.
         root: what it is called in the path of an error, such as "result".
+        warn: whether to warn about functions that take large variables along.
 
     Returns:
         The pickle, the buffers beside it, and the references to futures and channels in it.
@@ -353,7 +359,7 @@ def dumps(value: Any, *, root: str = "value") -> Dumped:
     if kind == ARRAYS:
         buffers: list[pickle.PickleBuffer] = []
         return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers, []
-    return _dump_rooted(_outer(value), lambda: [(root, value)])
+    return _dump_rooted(_outer(value), lambda: [(root, value)], warn)
 
 
 def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:

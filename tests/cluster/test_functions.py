@@ -1,0 +1,221 @@
+"""Functions that are sent once, functions from scripts, and their tracebacks."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import support
+from pydist import _functions
+from pydist._functions import SentFunction
+
+Workers = list[int]
+
+
+def held(sent: SentFunction) -> bool:
+    """Whether this process holds a function (it runs on workers)."""
+    source, number = sent
+    return number in _functions._received.get(source, {})
+
+
+def is_held(d: ModuleType, pid: int, key: tuple[int, int]) -> bool:
+    return d.remotecall_fetch(held, pid, key)
+
+
+def bytes_sent(d: ModuleType, during: Callable[[], Any]) -> int:
+    before = d.stats()["bytes_sent"]
+    during()
+    return d.stats()["bytes_sent"] - before
+
+
+def test_a_function_is_sent_once_to_each_worker(d: ModuleType, workers: Workers) -> None:
+    captured = np.arange(250_000.0)
+    sent = SentFunction(lambda i: captured[i])
+
+    def use() -> None:
+        for i in range(20):
+            for pid in workers:
+                assert d.remotecall_fetch(sent.on(pid), pid, i) == i
+
+    assert captured.nbytes * 2 < bytes_sent(d, use) < captured.nbytes * 2.1
+
+
+def test_two_threads_send_it_once(d: ModuleType, workers: Workers) -> None:
+    captured = bytes(500_000)
+    sent = SentFunction(lambda i: (i, len(captured)))
+    pid = workers[0]
+    start = threading.Barrier(8)
+    values: list[Any] = []
+
+    def call(i: int) -> None:
+        start.wait(10)
+        values.append(d.remotecall_fetch(sent.on(pid), pid, i))
+
+    def use() -> None:
+        threads = [threading.Thread(target=call, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+
+    assert bytes_sent(d, use) < 600_000
+    assert sorted(values) == [(i, 500_000) for i in range(8)]
+
+
+def test_calls_at_once_wait_for_a_function_that_arrives(d: ModuleType, workers: Workers) -> None:
+    pid = workers[0]
+    for _ in range(20):
+        sent = SentFunction(lambda i: i * 2)
+        futures = [d.remotecall(sent.on(pid), pid, i) for i in range(50)]
+        assert [future.fetch(timeout=30) for future in futures] == [i * 2 for i in range(50)]
+
+
+def test_forget_drops_it_and_on_sends_it_again(d: ModuleType, workers: Workers) -> None:
+    pid = workers[0]
+    sent = SentFunction(lambda: 1)
+    assert d.remotecall_fetch(sent.on(pid), pid) == 1
+    assert is_held(d, pid, sent.key)
+    sent.forget()
+    assert not is_held(d, pid, sent.key)
+    assert d.remotecall_fetch(sent.on(pid), pid) == 1
+
+
+def test_a_call_of_a_forgotten_function_says_so(d: ModuleType, workers: Workers) -> None:
+    pid = workers[0]
+    sent = SentFunction(lambda: 1)
+    stub = sent.on(pid)
+    sent.forget()
+    with pytest.raises(RuntimeError, match="forgotten"):
+        d.remotecall_fetch(stub, pid)
+
+
+def test_workers_drop_it_with_its_last_reference(d: ModuleType, workers: Workers) -> None:
+    sent = SentFunction(lambda: 1)
+    for pid in workers:
+        d.remotecall_fetch(sent.on(pid), pid)
+    key = sent.key
+    del sent
+    gc.collect()
+    support.wait_until(lambda: not any(is_held(d, pid, key) for pid in workers), 10)
+
+
+def test_a_dead_worker_is_skipped(d: ModuleType, fresh_workers: Callable[..., Workers]) -> None:
+    dead, alive = fresh_workers(2)
+    sent = SentFunction(lambda: 1)
+    for pid in (dead, alive):
+        assert d.remotecall_fetch(sent.on(pid), pid) == 1
+    d.rmprocs(dead)
+    with pytest.raises(d.ProcessExitedException):
+        d.remotecall_fetch(sent.on(dead), dead)
+    sent.forget()
+    assert not is_held(d, alive, sent.key)
+    with pytest.raises(d.ProcessExitedException):
+        sent.on(dead)
+
+
+def test_here_it_is_the_function_itself(d: ModuleType) -> None:
+    def f() -> int:
+        return 1
+
+    assert SentFunction(f).on(1) is f
+
+
+def test_an_error_of_unpickling_is_that_of_each_call(d: ModuleType, workers: Workers) -> None:
+    pid = workers[0]
+    sent = SentFunction(support.Unloadable())
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module_of_pydist"):
+            d.remotecall_fetch(sent.on(pid), pid)
+
+
+def test_what_could_not_be_unpickled_is_tried_again(d: ModuleType, workers: Workers) -> None:
+    pid = workers[0]
+    sent = SentFunction(support.Unloadable())
+    with pytest.raises(ModuleNotFoundError):
+        d.remotecall_fetch(sent.on(pid), pid)
+    module = "import sys, types; sys.modules['no_such_module_of_pydist'] = types.SimpleNamespace(f=len)"
+    d.remotecall_eval(module, pid)
+    assert d.remotecall_fetch(sent.on(pid), pid, "abc") == 3
+    d.remotecall_eval("del sys.modules['no_such_module_of_pydist']", pid)
+
+
+def test_what_cannot_be_pickled_raises_here(d: ModuleType, workers: Workers) -> None:
+    lock = threading.Lock()
+    sent = SentFunction(lambda: lock)
+    with pytest.raises(TypeError, match="lock"):
+        sent.on(workers[0])
+    assert d.remotecall_fetch(len, workers[0], "abc") == 3
+
+
+def test_async_functions_stay_so(d: ModuleType, workers: Workers) -> None:
+    async def f(x: int) -> int:
+        return x + 1
+
+    pid = workers[0]
+    sent = SentFunction(f)
+    assert d.remotecall_fetch(sent.on(pid), pid, 1) == 2
+    assert d.remotecall_fetch(support.is_coroutine_function, pid, sent.on(pid))
+
+
+def test_captured_futures_live_as_long(d: ModuleType, workers: Workers) -> None:
+    def fetching(future: Any) -> SentFunction:
+        return SentFunction(lambda: future.fetch())
+
+    owner, other = workers
+    sent = fetching(d.remotecall(list, owner, "abc"))
+    for pid in (owner, other, owner):
+        assert d.remotecall_fetch(sent.on(pid), pid) == list("abc")
+
+
+def test_a_captured_future_may_have_come_between_two_workers(d: ModuleType, workers: Workers) -> None:
+    future = d.remotecall(list, workers[0], "abc")
+    sent = SentFunction(lambda: future.fetch())
+    assert d.remotecall_fetch(sent.on(workers[0]), workers[0]) == list("abc")
+    assert future.fetch() == list("abc")
+    assert d.remotecall_fetch(sent.on(workers[1]), workers[1]) == list("abc")
+
+
+def test_workers_send_functions_to_each_other(d: ModuleType, workers: Workers) -> None:
+    here, there = workers
+
+    def through() -> list[int]:
+        import pydist
+        from pydist._functions import SentFunction
+
+        sent = SentFunction(lambda x: x * 3)
+        return [pydist.remotecall_fetch(sent.on(pid), pid, 2) for pid in (1, there, here)]
+
+    assert d.remotecall_fetch(through, here) == [6, 6, 6]
+
+
+def test_functions_of_dead_processes_are_dropped(
+    d: ModuleType, workers: Workers, fresh_workers: Callable[..., Workers]
+) -> None:
+    first, second = fresh_workers(2)
+    here = workers[0]
+
+    def send() -> int:
+        import pydist
+        from pydist import _functions
+
+        sent = _functions.SentFunction(lambda: 1)
+        _functions.kept = sent
+        return pydist.remotecall_fetch(sent.on(here), here)
+
+    def sources() -> list[int]:
+        from pydist import _functions
+
+        return list(_functions._received)
+
+    assert d.remotecall_fetch(send, first) == 1
+    assert first in d.remotecall_fetch(sources, here)
+    d.rmprocs(first)
+    support.wait_until(lambda: first not in d.remotecall_fetch(d.procs, here), 10)
+    assert d.remotecall_fetch(send, second) == 1
+    assert first not in d.remotecall_fetch(sources, here)
