@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._abstract_channel import AbstractChannel
+from ._abstract_pool import AbstractWorkerPool
 from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_wait
 from ._channels import RRID, Channel, RemoteChannel, channel_from_id, remoteref_id
 from ._cluster import (
@@ -36,13 +37,16 @@ from ._errors import (
 )
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
 from ._pmap import pmap
+from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
 from ._refs import Future, as_completed, fetch, wait
 from ._serialize import register_by_value, unregister_by_value
 
 __all__ = [
     "RRID",
     "AbstractChannel",
+    "AbstractWorkerPool",
     "AuthenticationError",
+    "CachingPool",
     "CancelledError",
     "Channel",
     "ChannelClosedError",
@@ -58,11 +62,13 @@ __all__ = [
     "RemoteException",
     "ThreadLimitError",
     "VersionMismatchError",
+    "WorkerPool",
     "addprocs",
     "as_completed",
     "channel_from_id",
     "cluster",
     "cluster_cookie",
+    "default_worker_pool",
     "fetch",
     "fetchfrom",
     "interrupt",
@@ -80,6 +86,7 @@ __all__ = [
     "remotecall_wait",
     "remoteref_id",
     "rmprocs",
+    "set_default_worker_pool",
     "spawn",
     "spawnat",
     "stats",

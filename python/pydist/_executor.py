@@ -9,7 +9,7 @@ import threading
 import traceback
 from typing import Any
 
-from . import _channels, _config, _core, _interrupts, _refs, _serialize
+from . import _channels, _config, _core, _free_workers, _interrupts, _refs, _serialize
 from ._errors import dump_exception
 
 _VALUE, _ERROR = 0, 1
@@ -82,6 +82,8 @@ def _step(executor: _core.Executor) -> bool:
         _channels.drop_custom(*what)
     elif kind == "interrupt":
         _interrupts.interrupt(what)
+    elif kind == "members":
+        _free_workers.members_changed()
     elif kind == "note":
         logging.getLogger("pydist").info("%s", what)
     elif kind == "exit":
