@@ -20,6 +20,7 @@ from ._cluster import (
     workers,
 )
 from ._core import __version__ as __version__
+from ._distributed import distributed
 from ._errors import (
     AuthenticationError,
     CancelledError,
@@ -35,11 +36,13 @@ from ._errors import (
     ThreadLimitError,
     VersionMismatchError,
 )
+from ._everywhere import everywhere
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
 from ._pmap import pmap
 from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
 from ._refs import Future, as_completed, fetch, wait
 from ._serialize import register_by_value, unregister_by_value
+from ._sync import sync
 
 __all__ = [
     "RRID",
@@ -69,6 +72,8 @@ __all__ = [
     "cluster",
     "cluster_cookie",
     "default_worker_pool",
+    "distributed",
+    "everywhere",
     "fetch",
     "fetchfrom",
     "interrupt",
@@ -90,6 +95,7 @@ __all__ = [
     "spawn",
     "spawnat",
     "stats",
+    "sync",
     "unregister_by_value",
     "wait",
     "workers",

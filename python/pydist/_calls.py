@@ -67,12 +67,12 @@ def remotecall(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) 
     >>> d.remotecall(pow, d.workers()[0], 2, 5).fetch()
     32
     """
-    if _is_pool(where):
-        return _pool_calls.remotecall(f, where, args, kwargs)
-    return _remotecall(f, where, args, kwargs)
+    return _sync.note(_remotecall(f, where, args, kwargs))
 
 
 def _remotecall(f: Callable[..., Any], where: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+    if _is_pool(where):
+        return _pool_calls.remotecall(f, where, args, kwargs)
     pid = _where(where)
     if pid == _core.me():
         _check_callable(f)
@@ -152,7 +152,7 @@ def remotecall_wait(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: 
     >>> d.remotecall_wait(len, d.workers()[0], "abc").isready()
     True
     """
-    future = remotecall(f, where, *args, **kwargs)
+    future = _remotecall(f, where, args, kwargs)
     future.wait()
     if future._failed():
         future.fetch()
@@ -237,4 +237,4 @@ def remote(f: Callable[..., T], pool: AbstractWorkerPool | Iterable[int] | None 
     return call
 
 
-from . import _pool_calls, _pools  # noqa: E402 - they make calls themselves
+from . import _pool_calls, _pools, _sync  # noqa: E402 - they make calls themselves

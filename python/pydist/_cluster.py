@@ -122,7 +122,7 @@ def _start(count: int, params: _launch.Params) -> list[int]:
         if started:
             rmprocs(started)
         raise
-    _take_up()
+    failures += _catch_up(started)
     if len(failures) == 1 and count == 1:
         raise failures[0]
     if failures:
@@ -137,11 +137,24 @@ def _start(count: int, params: _launch.Params) -> list[int]:
     return started
 
 
-def _take_up() -> None:
-    """Has what follows the workers of the cluster hear of new ones."""
-    from . import _pools
+def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
+    """Has new workers run what is to persist, and adds them to the default pool; removes those that fail."""
+    from . import _everywhere, _pools
 
+    failures = []
+    for pid, error in _everywhere.catch_up(started):
+        host = _workers[pid].host if pid in _workers else None
+        failure = LaunchWorkerError(
+            f"worker {pid} could not run what everywhere(..., persist=True) keeps for new workers: {error!r}",
+            failures=[error],
+            host=host,
+        )
+        failure.__cause__ = error
+        failures.append(failure)
+        started.remove(pid)
+        rmprocs(pid)
     _pools.take_up()
+    return failures
 
 
 class Removal:
