@@ -61,9 +61,9 @@ def everywhere(code: Any = None, pids: Any = None, /, *, persist: bool = False, 
     >>> d.remotecall_eval("math.floor(radius)", d.workers()[0])
     3
     >>> @d.everywhere
-    ... def area():
+    ... def area(radius):
     ...     return radius ** 2
-    >>> d.remotecall_eval("area()", d.workers()[0])
+    >>> d.remotecall_eval("area(radius)", d.workers()[0])
     9.0
     """
     if isinstance(code, str):

@@ -120,7 +120,7 @@ class FreeWorkers:
             for waiter in self._waiters:
                 if waiter.holder == holder:
                     self._waiters.remove(waiter)
-                    waiter.end(None, TimeoutError("the take was given up"))
+                    waiter.end(None, _given_up())
                     return
             self._withdrawn.add(holder)
 
@@ -133,6 +133,9 @@ class FreeWorkers:
                 self._taken.pop(pid, None)
                 if pid in self._free:
                     self._free.remove(pid)
+            for waiter in [waiter for waiter in self._waiters if waiter.holder[0] not in alive]:
+                self._waiters.remove(waiter)
+                waiter.end(None, _given_up())
             for pid, holder in list(self._taken.items()):
                 if holder[0] not in alive:
                     del self._taken[pid]
@@ -145,9 +148,9 @@ class FreeWorkers:
     def _await(self, waiter: _Waiter, timeout: float | None) -> int:
         with self._lock:
             self.renew()
-            if waiter.holder in self._withdrawn:
+            if waiter.holder in self._withdrawn or waiter.holder[0] not in _alive():
                 self._withdrawn.discard(waiter.holder)
-                raise TimeoutError("the take was given up")
+                raise _given_up()
             if not self._workers:
                 if self._falls_back:
                     return HEAD
@@ -193,6 +196,10 @@ class FreeWorkers:
 
 _watched: weakref.WeakSet[FreeWorkers] = weakref.WeakSet()
 _watched_lock = threading.Lock()
+
+
+def _given_up() -> TimeoutError:
+    return TimeoutError("the process that wanted a worker has gone, or wants it no more")
 
 
 def _alive() -> set[int]:
