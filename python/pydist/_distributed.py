@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from . import _calls, _core, _groups, _refs, _sync
+from . import _calls, _core, _ends, _groups, _refs, _sync
 from ._cluster import workers
-from ._errors import NoWorkersError, local_exception
+from ._errors import NoWorkersError, as_it_is, local_exception
 from ._functions import SentFunction
 
 Body = Callable[[Any], Any]
@@ -125,11 +125,24 @@ def _start(sent: SentFunction, parts: list[Sequence[Any]], pids: list[int]) -> _
     if not parts:
         return _refs.Future().put(None)
     calls = _call_parts(sent, parts, pids)
-    return _refs.call_here(_finish, (sent, calls), {})
+    loop = _refs.call_here(_finish, (sent, calls), {})
+    futures = [future for _, future in calls if isinstance(future, _refs.Future)]
+    # Where the loop is cancelled, its parts may be running still.
+    _ends.watch(loop, lambda: _cancel(futures))
+    return loop
+
+
+def _cancel(futures: list[_refs.Future]) -> None:
+    left = [future for future in futures if not future._done]
+    if left:
+        _refs.call_here(_groups.cancel_all, (left,), {})
 
 
 def _finish(sent: SentFunction, calls: Any) -> None:
-    _await_parts(sent, calls)
+    try:
+        _await_parts(sent, calls)
+    except ExceptionGroup as group:
+        raise as_it_is(group) from None
 
 
 def _run(sent: SentFunction, parts: list[Sequence[Any]], pids: list[int]) -> list[Any]:

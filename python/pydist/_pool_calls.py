@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import _calls, _core, _refs, _serialize
+from . import _calls, _core, _ends, _refs, _serialize
 from ._abstract_pool import AbstractWorkerPool
 from ._refs import Future
 
@@ -41,16 +39,16 @@ def remotecall_fetch(f: Callable[..., Any], pool: AbstractWorkerPool, args: Any,
     """Calls a function on a worker of a pool, once one is free, and waits for its value."""
     _calls._check_callable(f)
     pid = pool.take()
+    call = _Call()
     try:
-        call = _Call(pool._prepare(f, pid), pid, args, kwargs)
-    except BaseException:
-        pool.put(pid)
-        raise
-    try:
+        call.send(pool._prepare(f, pid), pid, args, kwargs)
         call.wait()
     except BaseException:
-        # The call goes on: the worker is free once it has ended.
-        call.then(lambda: pool._put_later(pid))
+        if call.is_under_way():
+            # Ctrl-C: the call goes on, and the worker is free once it has ended.
+            call.then(lambda: pool._put_later(pid))
+        else:
+            pool.put(pid)
         raise
     pool.put(pid)
     return call.value()
@@ -59,10 +57,13 @@ def remotecall_fetch(f: Callable[..., Any], pool: AbstractWorkerPool, args: Any,
 class _Call:
     """A call whose answer comes in one message, and whose end can be heard of by someone else."""
 
-    def __init__(self, f: Callable[..., Any], pid: int, args: Any, kwargs: Any) -> None:
+    def __init__(self) -> None:
         self._queue = _core.Queue()
         self._future: Future | None = None
         self._outcome: _core.Outcome | None = None
+
+    def send(self, f: Callable[..., Any], pid: int, args: Any, kwargs: Any) -> None:
+        """Makes the call."""
         if pid == _core.me():
             self._future = _refs.call_here(f, args, kwargs)
             return
@@ -76,6 +77,12 @@ class _Call:
             self._future.wait()
         else:
             self._outcome = self._queue.wait()[0][1]
+
+    def is_under_way(self) -> bool:
+        """Whether the call has been made, and not been seen to end."""
+        if self._future is not None:
+            return not self._future._done
+        return self._outcome is None and self._queue.expects()
 
     def value(self) -> Any:
         """The value of the call, which has ended."""
@@ -95,45 +102,6 @@ class _Call:
                 self.wait()
                 act()
             except Exception as error:
-                _log(error)
+                _ends.log(error)
 
         threading.Thread(target=follow, name="pydist-pool-call", daemon=True).start()
-
-
-class _Ends:
-    """Has something done when futures are set, on one thread for all of them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._queue: _core.Queue | None = None
-        self._keys = itertools.count()
-        self._watched: dict[int, tuple[Future, Callable[[], None]]] = {}
-
-    def watch(self, future: Future, act: Callable[[], None]) -> None:
-        """Has something done, which does not wait, once a future is set."""
-        with self._lock:
-            if self._queue is None:
-                self._queue = _core.Queue()
-                threading.Thread(target=self._follow, name="pydist-pool-ends", daemon=True).start()
-            key = next(self._keys)
-            self._watched[key] = future, act
-        future._ref.tell(self._queue, key, False)
-
-    def _follow(self) -> None:
-        queue = self._queue
-        assert queue is not None
-        while True:
-            for key, _ in queue.wait():
-                future, act = self._watched.pop(key)
-                try:
-                    act()
-                except Exception as error:
-                    _log(error)
-                del future, act
-
-
-def _log(error: Exception) -> None:
-    logging.getLogger("pydist").info("a worker could not be put back into its pool: %r", error)
-
-
-_ends = _Ends()

@@ -46,7 +46,8 @@ class WorkerPool(AbstractWorkerPool):
     """A pool that works from every process it is sent to; the process that made it keeps it.
 
     Workers are handed out first come, first served, the one first that has been free longest. One that dies
-    is dropped from the pool. Where a process dies that had taken a worker, that worker is free again.
+    is dropped from the pool. Where a process dies that had taken a worker, that worker is free again. A call
+    on a pool that itself waits for a call on the same pool needs a worker more than there are such calls.
 
     Parameters:
         pids: the ids of the workers; those that have gone are left out.
@@ -450,6 +451,7 @@ def set_default_worker_pool(pool: AbstractWorkerPool) -> None:
     if not isinstance(pool, AbstractWorkerPool):
         raise TypeError(f"the default pool must be an AbstractWorkerPool, not {type(pool).__name__}")
     _session.ensure_started()
+    _core.watch_members()
     with _lock:
         _default = pool
         _taken_up.update(member[0] for member in _core.members())

@@ -74,6 +74,11 @@ impl Executor {
         waiting.is_some()
     }
 
+    /// Whether its wait was interrupted, or the next one is to be.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
+
     /// Whether its wait was interrupted; asking takes the interrupt.
     pub fn take_interrupt(&self) -> bool {
         self.interrupted.swap(false, Ordering::SeqCst)
