@@ -184,14 +184,18 @@ def test_ctrl_c_ends_the_wait_and_cancels_the_calls():
         begun.put(1)
         d.Future().fetch()
 
+    made = threading.Event()
+
     def interrupt():
         begun.take(), begun.take()
+        made.wait(30)
         _thread.interrupt_main()
 
     threading.Thread(target=interrupt).start()
     try:
         with d.sync():
             futures = [d.spawnat(pid, hang) for pid in pids]
+            made.set()
     except KeyboardInterrupt:
         print("interrupted")
     for future in futures:
