@@ -219,3 +219,150 @@ def test_functions_of_dead_processes_are_dropped(
     support.wait_until(lambda: first not in d.remotecall_fetch(d.procs, here), 10)
     assert d.remotecall_fetch(send, second) == 1
     assert first not in d.remotecall_fetch(sources, here)
+
+
+def test_plain_calls_send_a_function_once_to_each_worker(d: ModuleType, workers: Workers) -> None:
+    text = "a" * 1_000_000
+
+    def f(i: int) -> str:
+        return text[i]
+
+    def use() -> None:
+        for i in range(10):
+            for pid in workers:
+                assert d.remotecall_fetch(f, pid, i) == "a"
+                assert d.remotecall(f, pid, i).fetch(timeout=30) == "a"
+                d.remote_do(f, pid, i)
+
+    assert 2_000_000 < bytes_sent(d, use) < 2_100_000
+
+
+def test_threads_that_call_at_once_send_it_hardly_more_often(d: ModuleType, workers: Workers) -> None:
+    """A call that lasts does not keep others from knowing that the function has been sent."""
+    text = "a" * 1_000_000
+    gate = d.Future()
+
+    def f(wait: Any) -> int:
+        if wait is not None:
+            wait.fetch()
+        return len(text)
+
+    first = threading.Thread(target=d.remotecall_fetch, args=(f, workers[0], gate))
+
+    def use() -> None:
+        first.start()
+        support.wait_until(
+            lambda: d.remotecall_fetch(len, workers[0], "") == 0 and d.stats()["bytes_sent"] > start
+        )
+        for _ in range(5):
+            assert d.remotecall_fetch(f, workers[0], None) == len(text)
+
+    start = d.stats()["bytes_sent"] + len(text)
+    assert bytes_sent(d, use) < 1_100_000
+    gate.put(None)
+    first.join(30)
+
+
+def test_many_threads_call_the_same_new_function(d: ModuleType, workers: Workers) -> None:
+    for size in (1, 10_000):
+        text = "a" * size
+
+        def f(i: int, text: str = text) -> int:
+            return len(text) + i
+
+        values: list[int] = []
+        start = threading.Barrier(8)
+
+        def call(
+            f: Callable[[int], int] = f, values: list[int] = values, start: threading.Barrier = start
+        ) -> None:
+            start.wait(10)
+            values.extend(d.remotecall_fetch(f, workers[i % 2], i) for i in range(20))
+
+        threads = [threading.Thread(target=call) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(values) == sorted([size + i for i in range(20)] * 8)
+
+
+def test_a_cancelled_first_call_brings_the_function_all_the_same(d: ModuleType, workers: Workers) -> None:
+    text = "a" * 10_000
+
+    def f() -> int:
+        return len(text)
+
+    pid = workers[0]
+    for _ in range(10):
+        d.remotecall(f, pid).cancel()
+        assert d.remotecall_fetch(f, pid) == len(text)
+
+
+def test_changes_are_seen_by_the_next_call(d: ModuleType, workers: Workers) -> None:
+    n = 0
+
+    def helper() -> int:
+        return n
+
+    def f() -> tuple[int, int]:
+        return n, helper()
+
+    for value in (1, 1, 1, 2, 2, 2, 2, 3, 4, 5, 5, 5, 5):
+        n = value
+        assert d.remotecall_fetch(f, workers[0]) == (value, value)
+
+
+def test_errors_of_a_kept_function_stay_so(d: ModuleType, workers: Workers) -> None:
+    def f(x: int) -> float:
+        return 1 / x
+
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError) as caught:
+            d.remotecall_fetch(f, workers[0], 0)
+        assert "return 1 / x" in caught.value.remote_traceback
+
+
+def test_coroutine_functions_are_kept_too(d: ModuleType, workers: Workers) -> None:
+    async def f(x: int) -> int:
+        return x + 1
+
+    for i in range(5):
+        assert d.remotecall_fetch(f, workers[0], i) == i + 1
+
+
+def test_workers_keep_functions_of_each_other(d: ModuleType, workers: Workers) -> None:
+    here, there = workers
+
+    def through() -> list[int]:
+        import pydist
+
+        text = "a" * 10_000
+        return [pydist.remotecall_fetch(lambda: len(text), there) for _ in range(3)] + [
+            pydist.remotecall_fetch(f, pid)
+            for f in [lambda: len(text)]
+            for pid in (there, 1)
+            for _ in range(3)
+        ]
+
+    assert d.remotecall_fetch(through, here) == [10_000] * 9
+
+
+def test_workers_forget_large_functions_that_are_gone_here(d: ModuleType, workers: Workers) -> None:
+    def held_here() -> int:
+        from pydist import _functions
+
+        return sum(len(functions) for functions in _functions._received.values())
+
+    def use() -> None:
+        text = "a" * 10_000
+        for pid in workers:
+            assert d.remotecall_fetch(lambda: len(text), pid) == 10_000
+
+    for pid in workers * 3:
+        d.remotecall_fetch(held_here, pid)
+    gc.collect()
+    before = [d.remotecall_fetch(held_here, pid) for pid in workers]
+    for _ in range(10):
+        use()
+    support.wait_until(lambda: [d.remotecall_fetch(held_here, pid) for pid in workers] <= before, 10)
