@@ -145,6 +145,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
         self.buffers = buffers
         self.reducers: dict[type, Reducer | None] = {}
         self.captures: list[Capture] = []
+        self.nested_codes: set[int] = set()
 
     def dump(self, obj: Any) -> None:
         """Writes an object; a RecursionError stays one."""
