@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
+from pydist import _classes
 from pydist._source_lines import Source, nested, register, source_of
 
 MAIN_MODULES = ("__main__", "__mp_main__")
@@ -121,7 +122,7 @@ def reduce_function(pickler: PicklerLike, function: Any) -> Any:
 
 def reduce_class(pickler: PicklerLike, cls: Any) -> Any:
     """Leaves an importable class to its name; sends any other by value."""
-    return NotImplemented if by_name(cls) else pickler.reduce_by_value(cls)
+    return NotImplemented if by_name(cls) else _classes.reduce_by_value(cls, pickler.reduce_by_value(cls))
 
 
 def reduce_code(pickler: PicklerLike, code: types.CodeType) -> Any:
