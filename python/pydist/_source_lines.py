@@ -23,7 +23,8 @@ LINES_MAX = 1000
 Source: TypeAlias = tuple[int, list[str]]
 """The number of the first line, and the lines."""
 
-_sources: weakref.WeakKeyDictionary[types.CodeType, Source | None] = weakref.WeakKeyDictionary()
+_sources: dict[int, tuple[weakref.ref[types.CodeType], Source | None]] = {}
+"""By the id of the code: code of other lines may be equal, where the lines differ in comments."""
 
 
 def source_of(code: types.CodeType) -> Source | None:
@@ -32,15 +33,15 @@ def source_of(code: types.CodeType) -> Source | None:
     >>> source_of(compile("1", "<nowhere>", "eval")) is None
     True
     """
-    try:
-        return _sources[code]
-    except KeyError:
-        pass
+    number = id(code)
+    known = _sources.get(number)
+    if known is not None and known[0]() is code:
+        return known[1]
     try:
         source = _find(code)
     except Exception:  # the loader of a module, or a patched linecache
         source = None
-    _sources[code] = source
+    _sources[number] = weakref.ref(code, lambda _: _sources.pop(number, None)), source
     return source
 
 
