@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import threading
+import warnings
 from collections.abc import Callable
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 import support
-from pydist import _functions
+from pydist import _function_cache, _functions
 from pydist._functions import SentFunction
 
 Workers = list[int]
@@ -366,3 +368,79 @@ def test_workers_forget_large_functions_that_are_gone_here(d: ModuleType, worker
     for _ in range(10):
         use()
     support.wait_until(lambda: [d.remotecall_fetch(held_here, pid) for pid in workers] <= before, 10)
+
+
+def test_forgetting_never_overtakes_a_call(
+    d: ModuleType, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many threads call more functions than are kept, some of which change, while garbage is collected."""
+    monkeypatch.setattr(_function_cache, "ENTRIES_MAX", 4)
+    shared = [make_adder(n, "a" * size) for n, size in enumerate([1, 10_000] * 6)]
+    errors: list[BaseException] = []
+
+    def call(seed: int) -> None:
+        random = Random(seed)
+        try:
+            for _ in range(40):
+                n = random.randrange(len(shared))
+                pid = random.choice(workers)
+                assert d.remotecall_fetch(shared[n], pid, 1) == n + 1
+                f = make_adder(seed, "b" * random.choice([1, 10_000]))
+                assert [d.remotecall_fetch(f, pid, i) for i in range(3)] == [seed, seed + 1, seed + 2]
+                f.__defaults__ = (0, -seed)
+                assert d.remotecall_fetch(f, pid) == 0
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(6)]
+    threshold = gc.get_threshold()
+    gc.set_threshold(10)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        gc.set_threshold(*threshold)
+    assert not errors, errors
+
+
+def make_adder(n: int, text: str) -> Any:
+    def add(x: int = 0, more: int = 0) -> int:
+        return x + n + more + 0 * len(text)
+
+    return add
+
+
+def test_large_captures_are_warned_of_where_a_function_may_be_sent_again(
+    d: ModuleType, workers: Workers
+) -> None:
+    data = bytes(11 * 2**20)
+    array = np.zeros(2**21)
+    for f in (lambda: len(data), lambda: len(array)):
+        with pytest.warns(UserWarning, match="pass it as an argument, or use a CachingPool"):
+            d.remotecall_fetch(f, workers[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            d.remotecall_fetch(f, workers[1])
+
+
+def test_sent_functions_are_not_warned_of(d: ModuleType, workers: Workers) -> None:
+    array = np.zeros(2**21)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sent = SentFunction(lambda: len(array))
+        assert d.remotecall_fetch(sent.on(workers[0]), workers[0]) == 2**21
+
+
+def test_functions_of_registered_modules_go_by_value(d: ModuleType, workers: Workers) -> None:
+    d.register_by_value(support)
+    try:
+        f = support.by_value
+        for n in (1, 1, 1, 2, 2, 2):
+            support.NUMBER = n
+            assert d.remotecall_fetch(f, workers[0]) == n
+    finally:
+        d.unregister_by_value(support)
+        support.NUMBER = 0
+    assert d.remotecall_fetch(f, workers[0]) == 0
