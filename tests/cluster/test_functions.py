@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -444,3 +445,14 @@ def test_functions_of_registered_modules_go_by_value(d: ModuleType, workers: Wor
         d.unregister_by_value(support)
         support.NUMBER = 0
     assert d.remotecall_fetch(f, workers[0]) == 0
+
+
+def test_the_death_of_a_worker_ends_a_first_call(
+    d: ModuleType, fresh_workers: Callable[..., Workers]
+) -> None:
+    """F1, where the call is the one that brings the function."""
+    (pid,) = fresh_workers()
+    text = "a" * 10_000
+    with pytest.raises(d.ProcessExitedException) as caught:
+        d.remotecall_fetch(lambda: os._exit(len(text) and 3), pid)
+    assert caught.value.pid == pid
