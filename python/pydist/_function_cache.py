@@ -30,7 +30,7 @@ ENTRIES_MAX = 512
 LARGE = 4096
 """A function that captures so many bytes is kept elsewhere from the first call on; others from the second."""
 PATIENCE_MAX = 64
-"""At most so many calls of a function that changes between calls go by until it is looked at again."""
+"""At most so many calls of a function that was no use to keep go by until it is looked at again."""
 RETIRED_MAX = 64
 """So many small functions that are gone here may remain elsewhere."""
 
@@ -75,6 +75,11 @@ class _Entry:
     def is_of(self, f: Any) -> bool:
         """Whether it is that of a function, and not of one whose place in memory that has taken."""
         return self.ref() is f
+
+    def leave_for_longer(self) -> None:
+        """Has the next calls pickle the function as it is."""
+        self.patience = min(2 * self.patience, PATIENCE_MAX)
+        self.wait = self.patience
 
     def is_large(self) -> bool:
         """Whether it is kept elsewhere from the first call on."""
@@ -191,15 +196,18 @@ def dumps_call(f: Any, pid: int, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         if opcodes is not None or type(f) is not types.FunctionType:
             return _serialize.dumps_call(f, args, kwargs, opcodes), None
         entry = _note(f, patience=1)
-    elif entry.snapshot is None:
+    elif entry.wait > 1:
         entry.wait -= 1
-        if entry.wait > 0 or not _take_snapshot(entry, f):
+        return _serialize.dumps_call(f, args, kwargs), None
+    elif entry.snapshot is None:
+        if not _take_snapshot(entry, f):
             return _serialize.dumps_call(f, args, kwargs), None
     elif not entry.snapshot.is_unchanged():
         entry = _note(f, patience=2 * entry.patience)
     if entry.snapshot is None:
         dumped = _serialize.dumps_call(f, args, kwargs)
-        if len(dumped[0]) < LARGE or not _take_snapshot(entry, f) or not entry.is_large():
+        large = len(dumped[0]) >= LARGE and entry.patience <= 2
+        if not large or not _take_snapshot(entry, f) or not entry.is_large():
             return dumped, None
     return _dump(f, entry, pid, args, kwargs)
 
@@ -223,12 +231,12 @@ def _take_snapshot(entry: _Entry, f: types.FunctionType) -> bool:
     """Notes what a function looks like, unless it may change unseen or another thread has just done so."""
     taken = snapshot(f)
     if taken is None:
-        entry.patience = min(2 * entry.patience, PATIENCE_MAX)
-        entry.wait = entry.patience
+        entry.leave_for_longer()
         return False
     with _lock:
         if entry.snapshot is None:
             entry.snapshot = taken
+            entry.wait = 1
         return entry.snapshot is taken
 
 
@@ -259,6 +267,7 @@ def _dump(
     except _serialize.ByValueError:
         # A function among the arguments shares its globals with this one where both are in one pickle.
         sending.end(sent=False)
+        entry.leave_for_longer()
         return _serialize.dumps_call(f, args, kwargs), None
     except BaseException:
         sending.end(sent=False)

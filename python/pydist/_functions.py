@@ -215,6 +215,8 @@ class _Waiting:
 
 
 _received: dict[int, dict[int, Received]] = {}
+_seen: set[int] = set()
+"""Those of its processes that have been members: one may be heard before it is known as a member."""
 
 
 def receive(key: Key, kind: type[Received] = Received) -> Received:
@@ -223,8 +225,12 @@ def receive(key: Key, kind: type[Received] = Received) -> Received:
     functions = _received.get(source)
     if functions is None:
         members = {pid for pid, *_ in _core.members()}
-        for gone in [pid for pid in list(_received) if pid not in members]:
-            _received.pop(gone, None)
+        for pid in (*_received, source):
+            if pid in members:
+                _seen.add(pid)
+            elif pid in _seen:
+                _received.pop(pid, None)
+                _seen.discard(pid)
         functions = _received.setdefault(source, {})
     return functions.setdefault(number, kind())
 

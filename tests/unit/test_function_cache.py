@@ -173,7 +173,7 @@ CHANGES: dict[str, Callable[[dict[str, Any], Any], Any]] = {
 
 
 @hypothesis.settings(
-    max_examples=80,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
 )
@@ -388,6 +388,38 @@ def test_functions_among_the_arguments_share_globals() -> None:
         call, sending = send(variables["f"], variables["g"])
         assert sending is None
         assert outcome(call) == "2"
+
+
+class Argument:
+    """An argument that has a function in it, and counts how often it is pickled."""
+
+    pickled = 0
+
+    def __init__(self, f: Any = None) -> None:
+        self.f = f
+
+    def __reduce__(self) -> Any:
+        Argument.pickled += 1
+        return Argument, (lambda: 1,)
+
+
+def test_arguments_that_go_by_value_are_pickled_twice_only_now_and_then() -> None:
+    f = namespace("f = lambda x: 1")["f"]
+    Argument.pickled = 0
+    for _ in range(200):
+        assert send(f, Argument())[1] is None
+    assert 200 <= Argument.pickled < 210
+
+
+def test_a_function_that_always_changes_is_left_as_it_is() -> None:
+    variables = namespace("number = 0.5\ndef f(): return number")
+    definitions = 0
+    for n in range(200):
+        variables["number"] = n + 0.5
+        call, sending = send(variables["f"])
+        assert outcome(call) == str(n + 0.5)
+        definitions += sending is not None
+    assert definitions < 10
 
 
 def test_a_function_that_is_gone_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
