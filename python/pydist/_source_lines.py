@@ -49,10 +49,9 @@ def _find(code: types.CodeType) -> Source | None:
     first, last = code.co_firstlineno, _last_line(code)
     if not 0 < first <= last < first + LINES_MAX:
         return None
-    lines = linecache.getlines(code.co_filename)
-    if not lines and code.co_filename in _MAIN_TEXTS:
-        lines = _main_lines(code)
-    elif not lines and hasattr(linecache, "_getlines_from_code"):
+    name = code.co_filename
+    lines = _main_lines(code) if name in _MAIN_TEXTS else linecache.getlines(name)
+    if not lines and hasattr(linecache, "_getlines_from_code"):
         lines = linecache._getlines_from_code(code)  # what was typed in at the prompt of Python 3.13 or later
     return (first, lines[first - 1 : last]) if len(lines) >= first else None
 
