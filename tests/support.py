@@ -62,6 +62,14 @@ def is_coroutine_function(f: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(f)
 
 
+NUMBER = 0
+
+
+def by_value() -> int:
+    """Return a global: that of the caller's process where this module is sent by value."""
+    return NUMBER
+
+
 class Unloadable:
     """A callable that a process without a certain module cannot load."""
 

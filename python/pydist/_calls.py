@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from . import _core, _refs, _serialize, _session
+from . import _core, _function_cache, _refs, _serialize, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._refs import Future
 
@@ -18,10 +18,39 @@ _turns = itertools.count()
 
 
 def _dump(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any], list[Any]]:
-    if not callable(f):
-        raise TypeError(f"the first argument must be callable, not {type(f).__name__}")
+    _check_callable(f)
     data, buffers, refs = _serialize.dumps_call(f, args, kwargs)
     return data, [b.raw() for b in buffers] if buffers else [], refs
+
+
+def _send(send: Callable[..., T], pid: int, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    """Pickles a call and sends it; a process that knows the function already is sent its key."""
+    _check_callable(f)
+    (data, buffers, refs), sending = _function_cache.dumps_call(f, pid, args, kwargs)
+    if sending is None:
+        result = send(pid, data, [b.raw() for b in buffers] if buffers else [], refs)
+    elif sending.defines and send is _core.call_fetch:
+        result = _fetch_defining(pid, (data, buffers, refs), sending)  # type: ignore[assignment]
+    else:
+        with sending:
+            result = send(pid, data, [b.raw() for b in buffers] if buffers else [], refs)
+    _refs.unpin()
+    return result
+
+
+def _fetch_defining(pid: int, dumped: _serialize.Dumped, sending: _function_cache.Sending) -> _core.Outcome:
+    """Does what `_core.call_fetch` does, but says that the function has been sent before the call ends."""
+    data, buffers, refs = dumped
+    queue = _core.Queue()
+    with sending:
+        call = _core.call_queue(pid, data, [b.raw() for b in buffers], refs, queue, 0)
+    try:
+        while True:
+            for _, outcome in queue.wait():
+                return outcome
+    except BaseException:
+        _core.abandon(call)
+        raise
 
 
 def _where(where: Any) -> int:
@@ -77,10 +106,7 @@ def _remotecall(f: Callable[..., Any], where: Any, args: tuple[Any, ...], kwargs
     if pid == _core.me():
         _check_callable(f)
         return _refs.call_here(f, args, kwargs)
-    data, buffers, refs = _dump(f, args, kwargs)
-    future = _refs.wrap(_core.call_future(pid, data, buffers, refs))
-    _refs.unpin()
-    return future
+    return _refs.wrap(_send(_core.call_future, pid, f, args, kwargs))
 
 
 def _check_callable(f: Any) -> None:
@@ -120,9 +146,7 @@ def remotecall_fetch(f: Callable[..., T], where: Any, /, *args: Any, **kwargs: A
         _check_callable(f)
         here: T = _refs.call_here(f, args, kwargs).fetch()
         return here
-    data, buffers, refs = _dump(f, args, kwargs)
-    outcome = _core.call_fetch(pid, data, buffers, refs)
-    _refs.unpin()
+    outcome = _send(_core.call_fetch, pid, f, args, kwargs)
     if outcome.status == _refs.VALUE:
         value: T = _serialize.loads(outcome.data, outcome.buffers)
         return value
@@ -186,9 +210,7 @@ def remote_do(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) -
         _check_callable(f)
         _refs.call_here(_printing, (f, args, kwargs), {})
         return
-    data, buffers, refs = _dump(f, args, kwargs)
-    _core.call_do(pid, data, buffers, refs)
-    _refs.unpin()
+    _send(_core.call_do, pid, f, args, kwargs)
 
 
 def _printing(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -145,8 +145,13 @@ def _nothing() -> None:
 
 def _forget(key: Key, pids: set[int]) -> None:
     for pid in pids:
-        with contextlib.suppress(ProcessExitedException, ValueError, RuntimeError, ConnectionError):
-            _core.call_do(pid, _serialize.dumps_call(drop, key, {})[0], [], [])
+        have_dropped(pid, [key])
+
+
+def have_dropped(pid: int, keys: list[Key]) -> None:
+    """Has a process, if it is there, drop functions of this process; does not wait for it."""
+    with contextlib.suppress(ProcessExitedException, ValueError, RuntimeError, ConnectionError):
+        _core.call_do(pid, _serialize.dumps_call(drop, (keys,), {})[0], [], [])
 
 
 def _forget_later(key: Key, pids: set[int]) -> None:
@@ -170,7 +175,7 @@ class Received:
     def load(self, data: Any, buffers: Any, *, again: bool) -> None:
         """Unpickles the function; with `again` that is repeated, where it fails, whenever it is wanted."""
         try:
-            self._function = _serialize.loads(data, buffers)
+            self._function = self._made_of(_serialize.loads(data, buffers))
         except BaseException as error:
             self._error = error
             self._payload = (data, buffers) if again else None
@@ -178,6 +183,9 @@ class Received:
             self._error = self._payload = None
         finally:
             self._loaded.set()
+
+    def _made_of(self, loaded: Any) -> Any:
+        return loaded
 
     def is_loaded(self) -> bool:
         """Whether `get` returns at once: the thread that unpickles the function may be waiting itself."""
@@ -207,18 +215,24 @@ class _Waiting:
 
 
 _received: dict[int, dict[int, Received]] = {}
+_seen: set[int] = set()
+"""Those of its processes that have been members: one may be heard before it is known as a member."""
 
 
-def receive(key: Key) -> Received:
+def receive(key: Key, kind: type[Received] = Received) -> Received:
     """Makes the entry of a function that arrives, unless it is there."""
     source, number = key
     functions = _received.get(source)
     if functions is None:
         members = {pid for pid, *_ in _core.members()}
-        for gone in [pid for pid in list(_received) if pid not in members]:
-            _received.pop(gone, None)
+        for pid in (*_received, source):
+            if pid in members:
+                _seen.add(pid)
+            elif pid in _seen:
+                _received.pop(pid, None)
+                _seen.discard(pid)
         functions = _received.setdefault(source, {})
-    return functions.setdefault(number, Received())
+    return functions.setdefault(number, kind())
 
 
 def _entry(key: Key) -> Received:
@@ -250,8 +264,9 @@ def look_up(source: int, number: int) -> Callable[..., Any]:
     return function
 
 
-def drop(source: int, number: int) -> None:
-    """Forgets a function that was sent here."""
-    functions = _received.get(source)
-    if functions is not None:
-        functions.pop(number, None)
+def drop(keys: list[Key]) -> None:
+    """Forgets functions that were sent here."""
+    for source, number in keys:
+        functions = _received.get(source)
+        if functions is not None:
+            functions.pop(number, None)

@@ -67,9 +67,10 @@ class _Call:
         if pid == _core.me():
             self._future = _refs.call_here(f, args, kwargs)
             return
-        data, buffers, refs = _calls._dump(f, args, kwargs)
-        _core.call_queue(pid, data, buffers, refs, self._queue, 0)
-        _refs.unpin()
+        _calls._send(self._send_to_queue, pid, f, args, kwargs)
+
+    def _send_to_queue(self, pid: int, data: Any, buffers: list[Any], refs: list[Any]) -> int:
+        return _core.call_queue(pid, data, buffers, refs, self._queue, 0)
 
     def wait(self) -> None:
         """Waits for the end of the call."""

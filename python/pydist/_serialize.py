@@ -46,6 +46,10 @@ class PicklingError(pickle.PicklingError, TypeError):
     path: str = ""
 
 
+class ByValueError(BaseException):
+    """A function or class among the arguments of a call goes by value, where that was not wanted."""
+
+
 class _State(threading.local):
     """What is under way on this thread: the references of the innermost dumps, and whether it is a loads."""
 
@@ -135,11 +139,13 @@ def _module(module: types.ModuleType | str) -> types.ModuleType:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
     """Cloudpickle's pickler with reducers of our own, which say quickly that a thing is left to pickle."""
 
-    def __init__(self, file: Any, buffers: list[pickle.PickleBuffer]) -> None:
+    def __init__(self, file: Any, buffers: list[pickle.PickleBuffer], by_value: bool = True) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffers.append)
+        self.by_value = by_value
         self.buffers = buffers
         self.reducers: dict[type, Reducer | None] = {}
         self.captures: list[Capture] = []
+        self.nested_codes: set[int] = set()
 
     def dump(self, obj: Any) -> None:
         """Writes an object; a RecursionError stays one."""
@@ -156,6 +162,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
 
     def reduce_by_value(self, obj: Any) -> Any:
         """Lets cloudpickle reduce a function or class."""
+        if not self.by_value:
+            raise ByValueError
         if isinstance(obj, types.FunctionType):
             self.captures.extend(large_captures(obj))
         return super().reducer_override(obj)
@@ -195,10 +203,10 @@ def dump(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     return data, pickler.buffers
 
 
-def _run_pickler(obj: Any) -> tuple[bytes, _Pickler]:
+def _run_pickler(obj: Any, by_value: bool = True) -> tuple[bytes, _Pickler]:
     _refresh_table()
     file = io.BytesIO()
-    pickler = _Pickler(file, [])
+    pickler = _Pickler(file, [], by_value)
     pickler.dump(obj)
     return file.getvalue(), pickler
 
@@ -265,15 +273,17 @@ def in_buffer(data: bytes) -> Any:
     return pickle.PickleBuffer(data) if len(data) >= LARGE_BYTES else data
 
 
-def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]], warn: bool = True) -> Dumped:
+def _dump_rooted(
+    obj: Any, roots: Callable[[], list[tuple[str, Any]]], *, warn: bool = True, by_value: bool = True
+) -> Dumped:
     """Pickles the general way; `roots` gives the names of the parts, for an error."""
     state = _state
     saved = state.refs, state.loading
     refs: list[Ref] = []
     state.refs, state.loading = refs, False
     try:
-        data, pickler = _run_pickler(obj)
-    except (KeyboardInterrupt, MemoryError):
+        data, pickler = _run_pickler(obj, by_value)
+    except (KeyboardInterrupt, MemoryError, ByValueError):
         raise
     except BaseException as error:
         raise _explain(error, roots()) from error
@@ -285,7 +295,14 @@ def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]], warn: boo
     return data, pickler.buffers, refs
 
 
-def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
+def dumps_call(
+    f: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    opcodes: bytes | None = None,
+    *,
+    by_value: bool = True,
+) -> Dumped:
     """Pickles a call, as the tuple `(f, args, kwargs)`.
 
     A bytearray of 64 KiB or more that is itself an argument travels as a buffer; one that is also inside
@@ -295,6 +312,8 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
         f: the function; by name where it is importable, else by value.
         args: its positional arguments.
         kwargs: its keyword arguments.
+        opcodes: what loads `f`, where the caller knows.
+        by_value: whether functions and classes may go by value.
 
     Returns:
         The pickle, the buffers beside it, and the references to futures and channels in it.
@@ -302,6 +321,7 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
     Raises:
         pickle.PicklingError: something in it cannot be pickled; the message names the path to it.
         RecursionError: it is nested too deeply.
+        ByValueError: a function or class would go by value, and may not.
 
     Distributed.jl: `serialize` of a `CallMsg`.
 
@@ -313,7 +333,7 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
     """
     kind = plainness(args)
     if kind and (not kwargs or plainness(kwargs)):
-        opcodes = name_opcodes(f)
+        opcodes = opcodes or name_opcodes(f)
         if opcodes is not None:
             if kind == ATOMS and not kwargs:
                 data = pickle.dumps(args, 5)
@@ -331,6 +351,7 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
             *((f"args[{i}]", value) for i, value in enumerate(args)),
             *((f"kwargs[{name!r}]", value) for name, value in kwargs.items()),
         ],
+        by_value=by_value,
     )
 
 
@@ -359,7 +380,7 @@ def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:
     if kind == ARRAYS:
         buffers: list[pickle.PickleBuffer] = []
         return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers, []
-    return _dump_rooted(_outer(value), lambda: [(root, value)], warn)
+    return _dump_rooted(_outer(value), lambda: [(root, value)], warn=warn)
 
 
 def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:

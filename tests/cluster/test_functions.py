@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
+import warnings
 from collections.abc import Callable
+from random import Random
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +15,7 @@ import numpy as np
 import pytest
 
 import support
-from pydist import _functions
+from pydist import _function_cache, _functions
 from pydist._functions import SentFunction
 
 Workers = list[int]
@@ -219,3 +222,237 @@ def test_functions_of_dead_processes_are_dropped(
     support.wait_until(lambda: first not in d.remotecall_fetch(d.procs, here), 10)
     assert d.remotecall_fetch(send, second) == 1
     assert first not in d.remotecall_fetch(sources, here)
+
+
+def test_plain_calls_send_a_function_once_to_each_worker(d: ModuleType, workers: Workers) -> None:
+    text = "a" * 1_000_000
+
+    def f(i: int) -> str:
+        return text[i]
+
+    def use() -> None:
+        for i in range(10):
+            for pid in workers:
+                assert d.remotecall_fetch(f, pid, i) == "a"
+                assert d.remotecall(f, pid, i).fetch(timeout=30) == "a"
+                d.remote_do(f, pid, i)
+
+    assert 2_000_000 < bytes_sent(d, use) < 2_100_000
+
+
+def test_threads_that_call_at_once_send_it_hardly_more_often(d: ModuleType, workers: Workers) -> None:
+    """A call that lasts does not keep others from knowing that the function has been sent."""
+    text = "a" * 1_000_000
+    gate = d.Future()
+
+    def f(wait: Any) -> int:
+        if wait is not None:
+            wait.fetch()
+        return len(text)
+
+    first = threading.Thread(target=d.remotecall_fetch, args=(f, workers[0], gate))
+
+    def use() -> None:
+        first.start()
+        support.wait_until(
+            lambda: d.remotecall_fetch(len, workers[0], "") == 0 and d.stats()["bytes_sent"] > start
+        )
+        for _ in range(5):
+            assert d.remotecall_fetch(f, workers[0], None) == len(text)
+
+    start = d.stats()["bytes_sent"] + len(text)
+    assert bytes_sent(d, use) < 1_100_000
+    gate.put(None)
+    first.join(30)
+
+
+def test_many_threads_call_the_same_new_function(d: ModuleType, workers: Workers) -> None:
+    for size in (1, 10_000):
+        text = "a" * size
+
+        def f(i: int, text: str = text) -> int:
+            return len(text) + i
+
+        values: list[int] = []
+        start = threading.Barrier(8)
+
+        def call(
+            f: Callable[[int], int] = f, values: list[int] = values, start: threading.Barrier = start
+        ) -> None:
+            start.wait(10)
+            values.extend(d.remotecall_fetch(f, workers[i % 2], i) for i in range(20))
+
+        threads = [threading.Thread(target=call) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(values) == sorted([size + i for i in range(20)] * 8)
+
+
+def test_a_cancelled_first_call_brings_the_function_all_the_same(d: ModuleType, workers: Workers) -> None:
+    text = "a" * 10_000
+
+    def f() -> int:
+        return len(text)
+
+    pid = workers[0]
+    for _ in range(10):
+        d.remotecall(f, pid).cancel()
+        assert d.remotecall_fetch(f, pid) == len(text)
+
+
+def test_changes_are_seen_by_the_next_call(d: ModuleType, workers: Workers) -> None:
+    n = 0
+
+    def helper() -> int:
+        return n
+
+    def f() -> tuple[int, int]:
+        return n, helper()
+
+    for value in (1, 1, 1, 2, 2, 2, 2, 3, 4, 5, 5, 5, 5):
+        n = value
+        assert d.remotecall_fetch(f, workers[0]) == (value, value)
+
+
+def test_errors_of_a_kept_function_stay_so(d: ModuleType, workers: Workers) -> None:
+    def f(x: int) -> float:
+        return 1 / x
+
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError) as caught:
+            d.remotecall_fetch(f, workers[0], 0)
+        assert "return 1 / x" in caught.value.remote_traceback
+
+
+def test_coroutine_functions_are_kept_too(d: ModuleType, workers: Workers) -> None:
+    async def f(x: int) -> int:
+        return x + 1
+
+    for i in range(5):
+        assert d.remotecall_fetch(f, workers[0], i) == i + 1
+
+
+def test_workers_keep_functions_of_each_other(d: ModuleType, workers: Workers) -> None:
+    here, there = workers
+
+    def through() -> list[int]:
+        import pydist
+
+        text = "a" * 10_000
+        return [pydist.remotecall_fetch(lambda: len(text), there) for _ in range(3)] + [
+            pydist.remotecall_fetch(f, pid)
+            for f in [lambda: len(text)]
+            for pid in (there, 1)
+            for _ in range(3)
+        ]
+
+    assert d.remotecall_fetch(through, here) == [10_000] * 9
+
+
+def test_workers_forget_large_functions_that_are_gone_here(d: ModuleType, workers: Workers) -> None:
+    def held_here() -> int:
+        from pydist import _functions
+
+        return sum(len(functions) for functions in _functions._received.values())
+
+    def use() -> None:
+        text = "a" * 10_000
+        for pid in workers:
+            assert d.remotecall_fetch(lambda: len(text), pid) == 10_000
+
+    for pid in workers * 3:
+        d.remotecall_fetch(held_here, pid)
+    gc.collect()
+    before = [d.remotecall_fetch(held_here, pid) for pid in workers]
+    for _ in range(10):
+        use()
+    support.wait_until(lambda: [d.remotecall_fetch(held_here, pid) for pid in workers] <= before, 10)
+
+
+def test_forgetting_never_overtakes_a_call(
+    d: ModuleType, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many threads call more functions than are kept, some of which change, while garbage is collected."""
+    monkeypatch.setattr(_function_cache, "ENTRIES_MAX", 4)
+    shared = [make_adder(n, "a" * size) for n, size in enumerate([1, 10_000] * 6)]
+    errors: list[BaseException] = []
+
+    def call(seed: int) -> None:
+        random = Random(seed)
+        try:
+            for _ in range(40):
+                n = random.randrange(len(shared))
+                pid = random.choice(workers)
+                assert d.remotecall_fetch(shared[n], pid, 1) == n + 1
+                f = make_adder(seed, "b" * random.choice([1, 10_000]))
+                assert [d.remotecall_fetch(f, pid, i) for i in range(3)] == [seed, seed + 1, seed + 2]
+                f.__defaults__ = (0, -seed)
+                assert d.remotecall_fetch(f, pid) == 0
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=call, args=(seed,)) for seed in range(6)]
+    threshold = gc.get_threshold()
+    gc.set_threshold(10)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        gc.set_threshold(*threshold)
+    assert not errors, errors
+
+
+def make_adder(n: int, text: str) -> Any:
+    def add(x: int = 0, more: int = 0) -> int:
+        return x + n + more + 0 * len(text)
+
+    return add
+
+
+def test_large_captures_are_warned_of_where_a_function_may_be_sent_again(
+    d: ModuleType, workers: Workers
+) -> None:
+    data = bytes(11 * 2**20)
+    array = np.zeros(2**21)
+    for f in (lambda: len(data), lambda: len(array)):
+        with pytest.warns(UserWarning, match="pass it as an argument, or use a CachingPool"):
+            d.remotecall_fetch(f, workers[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            d.remotecall_fetch(f, workers[1])
+
+
+def test_sent_functions_are_not_warned_of(d: ModuleType, workers: Workers) -> None:
+    array = np.zeros(2**21)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sent = SentFunction(lambda: len(array))
+        assert d.remotecall_fetch(sent.on(workers[0]), workers[0]) == 2**21
+
+
+def test_functions_of_registered_modules_go_by_value(d: ModuleType, workers: Workers) -> None:
+    d.register_by_value(support)
+    try:
+        f = support.by_value
+        for n in (1, 1, 1, 2, 2, 2):
+            support.NUMBER = n
+            assert d.remotecall_fetch(f, workers[0]) == n
+    finally:
+        d.unregister_by_value(support)
+        support.NUMBER = 0
+    assert d.remotecall_fetch(f, workers[0]) == 0
+
+
+def test_the_death_of_a_worker_ends_a_first_call(
+    d: ModuleType, fresh_workers: Callable[..., Workers]
+) -> None:
+    """F1, where the call is the one that brings the function."""
+    (pid,) = fresh_workers()
+    text = "a" * 10_000
+    with pytest.raises(d.ProcessExitedException) as caught:
+        d.remotecall_fetch(lambda: os._exit(len(text) and 3), pid)
+    assert caught.value.pid == pid
