@@ -57,7 +57,8 @@ def distributed(
     ...     pass
     >>> loop.fetch()
     """
-    iter(iterable) if not hasattr(iterable, "__next__") else None
+    if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+        raise TypeError(f"distributed() runs over an iterable; a {type(iterable).__name__} is not iterable")
     if reducer is not None:
         _calls._check_callable(reducer)
 

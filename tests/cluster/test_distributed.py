@@ -311,15 +311,26 @@ def test_f37_ctrl_c_in_distributed():
 
 
 def test_cancelling_the_loop_ends_its_parts(workers):
+    """F39: also where the interrupt comes just before what a part waits for."""
     begun = d.RemoteChannel(lambda: d.Channel(10))
 
-    @d.distributed(range(2))
-    def loop(i):
+    def body(i: int) -> None:
         begun.put(i)
         d.Future().fetch()
 
-    assert sorted(begun.take() for _ in range(2)) == [0, 1]
-    assert loop.cancel()
-    with pytest.raises(d.CancelledError):
+    for _ in range(20):
+        loop = d.distributed(range(2))(body)
+        assert sorted(begun.take() for _ in range(2)) == [0, 1]
+        assert loop.cancel()
+        with pytest.raises(d.CancelledError):
+            loop.fetch()
+        wait_until(lambda: all(d.stats(pid)["calls_running"] == 0 for pid in workers))
+
+
+def test_the_error_of_a_loop_is_the_group_itself(workers):
+    loop = d.distributed(range(2))(lambda i: 1 // i)
+    with pytest.raises(ExceptionGroup) as caught:
         loop.fetch()
-    wait_until(lambda: all(d.stats(pid)["calls_running"] == 0 for pid in workers))
+    assert type(caught.value) is ExceptionGroup
+    with pytest.raises(ExceptionGroup):
+        d.remotecall_fetch(d.fetch, workers[0], loop)
