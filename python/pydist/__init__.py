@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._abstract_channel import AbstractChannel
+from ._abstract_pool import AbstractWorkerPool
 from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_wait
 from ._channels import RRID, Channel, RemoteChannel, channel_from_id, remoteref_id
 from ._cluster import (
@@ -19,6 +20,7 @@ from ._cluster import (
     workers,
 )
 from ._core import __version__ as __version__
+from ._distributed import distributed
 from ._errors import (
     AuthenticationError,
     CancelledError,
@@ -34,15 +36,20 @@ from ._errors import (
     ThreadLimitError,
     VersionMismatchError,
 )
+from ._everywhere import everywhere
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
 from ._pmap import pmap
+from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
 from ._refs import Future, as_completed, fetch, wait
 from ._serialize import register_by_value, unregister_by_value
+from ._sync import sync
 
 __all__ = [
     "RRID",
     "AbstractChannel",
+    "AbstractWorkerPool",
     "AuthenticationError",
+    "CachingPool",
     "CancelledError",
     "Channel",
     "ChannelClosedError",
@@ -58,11 +65,15 @@ __all__ = [
     "RemoteException",
     "ThreadLimitError",
     "VersionMismatchError",
+    "WorkerPool",
     "addprocs",
     "as_completed",
     "channel_from_id",
     "cluster",
     "cluster_cookie",
+    "default_worker_pool",
+    "distributed",
+    "everywhere",
     "fetch",
     "fetchfrom",
     "interrupt",
@@ -80,9 +91,11 @@ __all__ = [
     "remotecall_wait",
     "remoteref_id",
     "rmprocs",
+    "set_default_worker_pool",
     "spawn",
     "spawnat",
     "stats",
+    "sync",
     "unregister_by_value",
     "wait",
     "workers",

@@ -1,57 +1,25 @@
-"""What a worker does for `pmap`: it keeps the function, which is sent once, and runs batches of elements."""
+"""What a worker does for `pmap`: it runs batches of elements."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from . import _core
+from . import _core, _functions
 from ._errors import dump_exception
 
 Element = tuple[Any, ...]
 
 
-class _Function:
-    """A function that has been announced; batches may arrive before it has been unpickled."""
-
-    def __init__(self) -> None:
-        self.arrived = threading.Event()
-        self.f: Callable[..., Any] | None = None
-
-
-_functions: dict[str, _Function] = {}
-
-
-def install(key: str, f: Callable[..., Any]) -> None:
-    """Keeps a function under a key."""
-    function = _functions.setdefault(key, _Function())
-    function.f = f
-    function.arrived.set()
-
-
-def forget(key: str) -> None:
-    """Lets go of a function; batches that wait for it end."""
-    function = _functions.pop(key, None)
-    if function is not None:
-        function.arrived.set()
-
-
-def run(key: str, keep_errors: bool, batch: list[Element]) -> Any:
-    """Runs a batch: returns the seconds that it took and the values.
+def run(key: _functions.Key, keep_errors: bool, batch: list[Element]) -> Any:
+    """Runs a batch of a function that was sent here: returns the seconds that it took and the values.
 
     With `keep_errors` a value is (True, value), and where the function raised (False, the pickled error).
     """
-    function = _functions.setdefault(key, _Function())
-    if function.f is None:
-        function.arrived.wait()
-    f = function.f
-    if f is None:
-        raise RuntimeError("the function of this pmap could not be sent here")
-    return run_function(f, keep_errors, batch)
+    return run_function(_functions.get(key), keep_errors, batch)
 
 
 def run_function(f: Callable[..., Any], keep_errors: bool, batch: list[Element]) -> Any:

@@ -412,14 +412,23 @@ def _make(factory: Callable[[], Any]) -> RemoteChannel:
             "the factory of a RemoteChannel must return a Channel or an AbstractChannel, "
             f"not {type(made).__name__}"
         )
+    return keep_custom(made)
+
+
+def keep_custom(custom: AbstractChannel) -> RemoteChannel:
+    """Makes the channel through which others reach an object that is kept here while they hold it."""
     ref = _core.channel_custom()
-    _customs[ref.whence, ref.id] = made
+    _customs[ref.whence, ref.id] = custom
     return _wrap(ref, True)
 
 
+def custom_of(channel: RemoteChannel) -> AbstractChannel:
+    """The object behind a channel that is kept here."""
+    return _customs[channel.whence, channel.id]
+
+
 def _call_custom(channel: RemoteChannel, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    custom = _customs[channel.whence, channel.id]
-    result = getattr(custom, method)(*args, **kwargs)
+    result = getattr(custom_of(channel), method)(*args, **kwargs)
     return None if method in ("put", "wait", "close") else result
 
 

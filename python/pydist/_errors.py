@@ -8,6 +8,7 @@ from typing import Any
 
 from pydist._remote_error import (
     RemoteException,
+    as_it_is,
     dump_exception,
     load_exception,
     local_exception,
@@ -29,6 +30,7 @@ __all__ = [
     "RemoteException",
     "ThreadLimitError",
     "VersionMismatchError",
+    "as_it_is",
     "dump_exception",
     "format_traceback",
     "load_exception",

@@ -6,11 +6,11 @@ import inspect
 import logging
 import sys
 import threading
-import traceback
 from typing import Any
 
-from . import _channels, _config, _core, _interrupts, _refs, _serialize
+from . import _channels, _config, _core, _free_workers, _interrupts, _refs, _serialize
 from ._errors import dump_exception
+from ._traceback_text import format_traceback
 
 _VALUE, _ERROR = 0, 1
 _DO = 2
@@ -82,6 +82,8 @@ def _step(executor: _core.Executor) -> bool:
         _channels.drop_custom(*what)
     elif kind == "interrupt":
         _interrupts.interrupt(what)
+    elif kind == "members":
+        _free_workers.members_changed()
     elif kind == "note":
         logging.getLogger("pydist").info("%s", what)
     elif kind == "exit":
@@ -155,8 +157,7 @@ def _answer_error(executor: _core.Executor, key: tuple[int, int], mode: int, err
 def print_error(error: BaseException) -> None:
     """Prints an error that nobody waits for, without ever raising one."""
     try:
-        text = "".join(traceback.format_exception(error))
-        sys.stderr.write(text)
+        sys.stderr.write(format_traceback(error))
         sys.stderr.flush()
     except BaseException:
         return

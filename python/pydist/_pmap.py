@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from . import _batches, _calls, _core, _refs, _session
 from ._cluster import workers
 from ._errors import NoWorkersError, ProcessExitedException, load_exception
+from ._functions import SentFunction
 
 TARGET_SECONDS = 0.004
 """How much work a message carries where calls are short."""
@@ -21,8 +21,6 @@ IN_FLIGHT = 2
 """Messages under way per worker, to hide the round trip."""
 IN_FLIGHT_MAX = 64
 """Messages under way per worker where each is short."""
-INSTALLED = (1 << 64) - 1
-"""The key of the answer that a function has arrived."""
 
 
 def pmap(
@@ -132,16 +130,13 @@ class _Map:
         batch_size: int | str,
         on_error: Callable[[BaseException], Any] | None,
     ) -> None:
-        self._key = uuid.uuid4().hex
-        self._f = f
+        self._function = SentFunction(f)
         self._me = _core.me()
-        self._function = _calls._dump(_batches.install, (self._key, f), {})
         self._elements = elements
         self._auto = batch_size == "auto"
         self._size = 1 if isinstance(batch_size, str) else batch_size
         self._on_error = on_error
         self._queue = _core.Queue()
-        self._installed: set[int] = set()
         self._busy = dict.fromkeys(pids, 0)
         self._window = IN_FLIGHT
         self._flying: dict[int, _Flight] = {}
@@ -167,22 +162,11 @@ class _Map:
                     flight.future.cancel()
             raise
         finally:
-            self._forget()
+            self._function.forget()
         values: list[Any] = []
         for index in sorted(self._values):
             values.extend(self._values[index])
         return values
-
-    def _forget(self) -> None:
-        for pid in self._installed:
-            try:
-                _calls.remote_do(_batches.forget, pid, self._key)
-            except (ProcessExitedException, RuntimeError):
-                continue
-
-    def _install(self, pid: int) -> None:
-        self._installed.add(pid)
-        _core.call_queue(pid, *self._function, self._queue, INSTALLED)
 
     def _dispatch(self) -> None:
         while not self._exhausted:
@@ -211,9 +195,8 @@ class _Map:
         if pid == self._me:
             self._run_here(key, batch)
             return
-        if pid not in self._installed:
-            self._install(pid)
-        arguments = (self._key, self._on_error is not None, batch)
+        self._function.on(pid)
+        arguments = (self._function.key, self._on_error is not None, batch)
         data, buffers, refs = _calls._dump(_batches.run, arguments, {})
         call = _core.call_queue(pid, data, buffers, refs, self._queue, key)
         _refs.unpin()
@@ -221,15 +204,13 @@ class _Map:
 
     def _run_here(self, key: int, batch: list[tuple[Any, ...]]) -> None:
         """Runs a batch in this process, which is one of the workers."""
-        future = _refs.call_here(_batches.run_function, (self._f, self._on_error is not None, batch), {})
+        future = _refs.call_here(
+            _batches.run_function, (self._function.f, self._on_error is not None, batch), {}
+        )
         self._flying[key].future = future
         future._ref.tell(self._queue, key, False)
 
     def _take(self, key: int, outcome: _core.Outcome) -> None:
-        if key == INSTALLED:
-            if outcome.status == _refs.ERROR:
-                raise _refs.error_of(outcome)
-            return
         flight = self._flying.pop(key)
         pid, index, count = flight.pid, flight.index, flight.count
         result, error = self._result(flight, outcome)

@@ -447,9 +447,9 @@ def fetch(x: Any) -> Any:
     if isinstance(x, InvalidFuture):
         return x.fetch
     if callable(x):
-        from ._macros import spawn
+        from . import _calls
 
-        return spawn(x).fetch()
+        return _calls.remotecall_fetch(x, "any")
     return x
 
 

@@ -55,6 +55,10 @@ class PicklingError(pickle.PicklingError, TypeError):
     path: str = ""
 
 
+class ByValueError(BaseException):
+    """A function or class among the arguments of a call goes by value, where that was not wanted."""
+
+
 class _State(threading.local):
     """What is under way on this thread: the references of the innermost dumps, and whether it is a loads."""
 
@@ -144,11 +148,13 @@ def _module(module: types.ModuleType | str) -> types.ModuleType:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
     """Cloudpickle's pickler with reducers of our own, which say quickly that a thing is left to pickle."""
 
-    def __init__(self, file: Any, buffers: list[pickle.PickleBuffer]) -> None:
+    def __init__(self, file: Any, buffers: list[pickle.PickleBuffer], by_value: bool = True) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffers.append)
+        self.by_value = by_value
         self.buffers = buffers
         self.reducers: dict[type, Reducer | None] = {}
         self.captures: list[Capture] = []
+        self.nested_codes: set[int] = set()
 
     def dump(self, obj: Any) -> None:
         """Writes an object; a RecursionError stays one."""
@@ -165,6 +171,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
 
     def reduce_by_value(self, obj: Any) -> Any:
         """Lets cloudpickle reduce a function or class."""
+        if not self.by_value:
+            raise ByValueError
         if isinstance(obj, types.FunctionType):
             self.captures.extend(large_captures(obj))
         return super().reducer_override(obj)
@@ -204,10 +212,10 @@ def dump(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     return data, pickler.buffers
 
 
-def _run_pickler(obj: Any) -> tuple[bytes, _Pickler]:
+def _run_pickler(obj: Any, by_value: bool = True) -> tuple[bytes, _Pickler]:
     _refresh_table()
     file = io.BytesIO()
-    pickler = _Pickler(file, [])
+    pickler = _Pickler(file, [], by_value)
     pickler.dump(obj)
     return file.getvalue(), pickler
 
@@ -269,27 +277,41 @@ def _outer(value: Any) -> Any:
     return value
 
 
-def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]]) -> Dumped:
+def in_buffer(data: bytes) -> Any:
+    """Returns what to put for a pickle within another one: a long one travels as a buffer."""
+    return pickle.PickleBuffer(data) if len(data) >= LARGE_BYTES else data
+
+
+def _dump_rooted(
+    obj: Any, roots: Callable[[], list[tuple[str, Any]]], *, warn: bool = True, by_value: bool = True
+) -> Dumped:
     """Pickles the general way; `roots` gives the names of the parts, for an error."""
     state = _state
     saved = state.refs, state.loading
     refs: list[Ref] = []
     state.refs, state.loading = refs, False
     try:
-        data, pickler = _run_pickler(obj)
-    except (KeyboardInterrupt, MemoryError):
+        data, pickler = _run_pickler(obj, by_value)
+    except (KeyboardInterrupt, MemoryError, ByValueError):
         raise
     except BaseException as error:
         raise _explain(error, roots()) from error
     finally:
         state.refs, state.loading = saved
     learn_numpy()
-    if pickler.captures:
+    if pickler.captures and warn:
         warn_large_captures(pickler.captures)
     return data, pickler.buffers, refs
 
 
-def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
+def dumps_call(
+    f: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    opcodes: bytes | None = None,
+    *,
+    by_value: bool = True,
+) -> Dumped:
     """Pickles a call, as the tuple `(f, args, kwargs)`.
 
     A bytearray of 64 KiB or more that is itself an argument travels as a buffer; one that is also inside
@@ -299,6 +321,8 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
         f: the function; by name where it is importable, else by value.
         args: its positional arguments.
         kwargs: its keyword arguments.
+        opcodes: what loads `f`, where the caller knows.
+        by_value: whether functions and classes may go by value.
 
     Returns:
         The pickle, the buffers beside it, and the references to futures and channels in it.
@@ -306,6 +330,7 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
     Raises:
         pickle.PicklingError: something in it cannot be pickled; the message names the path to it.
         RecursionError: it is nested too deeply.
+        ByValueError: a function or class would go by value, and may not.
 
     Distributed.jl: `serialize` of a `CallMsg`.
 
@@ -317,7 +342,7 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
     """
     kind = plainness(args)
     if kind and (not kwargs or plainness(kwargs)):
-        opcodes = name_opcodes(f)
+        opcodes = opcodes or name_opcodes(f)
         if opcodes is not None:
             if kind == ATOMS and not kwargs:
                 data = pickle.dumps(args, 5)
@@ -335,15 +360,17 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
             *((f"args[{i}]", value) for i, value in enumerate(args)),
             *((f"kwargs[{name!r}]", value) for name, value in kwargs.items()),
         ],
+        by_value=by_value,
     )
 
 
-def dumps(value: Any, *, root: str = "value") -> Dumped:
+def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:
     """Pickles a value.
 
     Parameters:
         value: what to pickle.
         root: what it is called in the path of an error, such as "result".
+        warn: whether to warn about functions that take large variables along.
 
     Returns:
         The pickle, the buffers beside it, and the references to futures and channels in it.
@@ -362,7 +389,7 @@ def dumps(value: Any, *, root: str = "value") -> Dumped:
     if kind == ARRAYS:
         buffers: list[pickle.PickleBuffer] = []
         return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers, []
-    return _dump_rooted(_outer(value), lambda: [(root, value)])
+    return _dump_rooted(_outer(value), lambda: [(root, value)], warn=warn)
 
 
 def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import linecache
 import os
 import sys
 import time
@@ -73,7 +74,8 @@ def _detach_streams() -> None:
 
 
 def _fresh_main() -> None:
-    """Gives the user's code an empty `__main__`."""
+    """Gives the user's code an empty `__main__`, and no lines of the text that started this process."""
+    linecache.cache.pop("<string>", None)
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main

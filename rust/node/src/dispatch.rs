@@ -112,8 +112,10 @@ impl Node {
                 if self.config.topology == Topology::Eager && pid != HEAD && pid < self.me() {
                     self.link_to(pid);
                 }
+                self.members_changed();
             }
             Output::Left(pid) => {
+                self.members_changed();
                 if let Some(link) = self.links.write().remove(&pid) {
                     self.retire(&link);
                 }

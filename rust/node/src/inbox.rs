@@ -33,6 +33,8 @@ pub enum Item {
     Freed(RefId),
     /// Interrupt the calls that run here: all, or one.
     Interrupt(Option<(ProcId, u64)>),
+    /// A process has joined the cluster or left it.
+    Members,
     /// Something for the log.
     Note(String),
     /// The process is to end.
@@ -70,6 +72,11 @@ impl Executor {
             None => self.parker.unpark(&node.driver),
         }
         waiting.is_some()
+    }
+
+    /// Whether its wait was interrupted, or the next one is to be.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
     }
 
     /// Whether its wait was interrupted; asking takes the interrupt.
@@ -150,7 +157,13 @@ impl Inbox {
         let mut state = self.state.lock();
         let urgent = matches!(
             item,
-            Item::Export(_) | Item::Freed(_) | Item::Interrupt(_) | Item::Note(_) | Item::Exit | Item::Stop
+            Item::Export(_)
+                | Item::Freed(_)
+                | Item::Interrupt(_)
+                | Item::Members
+                | Item::Note(_)
+                | Item::Exit
+                | Item::Stop
         );
         if urgent {
             state.urgent.push_back(item);

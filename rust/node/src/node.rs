@@ -121,6 +121,8 @@ pub struct Node {
     pub(crate) parent: Mutex<Option<std::os::fd::OwnedFd>>,
     /// The listener is not watched while the process has no descriptors left.
     pub(crate) listener_paused: AtomicBool,
+    /// Python is to hear of those that join and leave.
+    pub(crate) members_watched: AtomicBool,
 }
 
 /// What a finalizer leaves behind.
@@ -168,6 +170,7 @@ impl Node {
             head_error: Mutex::default(),
             parent: Mutex::default(),
             listener_paused: AtomicBool::new(false),
+            members_watched: AtomicBool::new(false),
         };
         if node.config.topology == Topology::Star {
             node.machine.lock().set_star();
@@ -421,6 +424,17 @@ impl Node {
             format!("{text} ({left_out} such lines left out)")
         };
         self.push_item(Item::Note(text));
+    }
+
+    /// Has Python hear of every process that joins or leaves from now on.
+    pub fn watch_members(&self) {
+        self.members_watched.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn members_changed(&self) {
+        if self.members_watched.load(Ordering::SeqCst) {
+            self.push_item(Item::Members);
+        }
     }
 
     pub fn is_closing(&self) -> bool {

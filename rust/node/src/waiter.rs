@@ -135,6 +135,12 @@ impl Queue {
         }
     }
 
+    /// Whether an outcome has come and not been taken, or a wait for one is under way.
+    pub fn expects(self: &Arc<Queue>) -> bool {
+        // Each wait holds the queue until its outcome is in it.
+        Arc::strong_count(self) > 1 || !self.ready.lock().is_empty()
+    }
+
     /// Takes all outcomes that are there.
     pub fn drain(&self) -> Vec<(u64, Outcome)> {
         if let Some(fd) = &self.signal {

@@ -61,8 +61,8 @@ impl Executor {
     /// Waits for something to do.
     ///
     /// Returns (kind, whether no other thread is idle, what): "call" with (src, id, mode, data, buffers, hold),
-    /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "exit", "stop", and
-    /// "signal" after a signal whose handler did not raise.
+    /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "members", "exit",
+    /// "stop", and "signal" after a signal whose handler did not raise.
     fn next(&self, py: Python<'_>, may_lead: bool) -> PyResult<(&'static str, bool, Py<PyAny>)> {
         let node = match node() {
             Ok(node) => node,
@@ -98,6 +98,7 @@ impl Executor {
                 (id.whence, id.id).into_pyobject(py)?.into_any().unbind(),
             ),
             Item::Interrupt(which) => ("interrupt", lonely, which.into_pyobject(py)?.into_any().unbind()),
+            Item::Members => ("members", lonely, none),
             Item::Note(text) => ("note", lonely, text.into_pyobject(py)?.into_any().unbind()),
             Item::Exit => ("exit", lonely, none),
             Item::Stop => ("stop", lonely, none),

@@ -32,7 +32,7 @@ mod _core {
     use super::lifecycle::{
         abandon, after_fork_in_child, announce_ready, ask_exit, check_pid, close, dial_head, die_with_parent,
         expect_worker, forget_worker, interrupt, listen, me, members, park_other_threads, set_worker_ospid,
-        start, stats, wait_open, worker_arrived,
+        start, stats, wait_open, watch_members, worker_arrived,
     };
     #[pymodule_export]
     use super::outcome::{Hold, Outcome};

@@ -72,7 +72,12 @@ pub(crate) fn wait<T: Send>(
             Some(executor) => {
                 node.block(executor);
                 executor.set_waiting(Some(target.clone()));
-                let result = attempt(end);
+                // An interrupt that came before the target was known has nudged nobody.
+                let result = if executor.is_interrupted() {
+                    Err(Parked::Signal)
+                } else {
+                    attempt(end)
+                };
                 executor.set_waiting(None);
                 node.unblock(executor);
                 result
