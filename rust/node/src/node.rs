@@ -13,7 +13,7 @@ use pydist_proto::message::Member;
 
 use crate::death::Dying;
 use crate::driver::Driver;
-use crate::inbox::{Executor, Inbox, Item};
+use crate::inbox::{Executor, Inbox, Item, Pushed};
 use crate::link::Link;
 use crate::listener::Listener;
 use crate::parker::Parked;
@@ -335,7 +335,10 @@ impl Node {
 
     /// Hands an item to the executors.
     pub fn push_item(&self, item: Item) {
-        let pushed = self.inbox.push(item);
+        self.wake_executor(&self.inbox.push(item));
+    }
+
+    pub(crate) fn wake_executor(&self, pushed: &Pushed) {
         if pushed.check {
             self.driver.arm(Instant::now() + crate::inbox::STALL);
         }

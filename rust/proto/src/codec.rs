@@ -342,6 +342,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::CALL => Message::Call {
             id,
             mode: call_mode(b)?,
+            lane: a,
             body,
         },
         kind::RESULT => Message::Result {
@@ -406,7 +407,13 @@ fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
     [Fetch, Wait, IsReady, Put, Cancel, Create, Recount]
         .into_iter()
         .chain([ChannelCreate, ChannelPut, ChannelTake, ChannelFetch, ChannelWait])
-        .chain([ChannelIsReady, ChannelIsOpen, ChannelClose, ChannelGiveBack])
+        .chain([
+            ChannelIsReady,
+            ChannelIsOpen,
+            ChannelClose,
+            ChannelGiveBack,
+            Recall,
+        ])
         .find(|o| *o as u32 == raw)
         .ok_or(ProtocolError::UnknownValue("operation", raw))
 }

@@ -78,6 +78,8 @@ pub enum RefOp {
     ChannelClose = 14,
     /// Puts the item that a request of this number brought back to the front.
     ChannelGiveBack = 15,
+    /// Cancels a fetching call of the sender unless it has begun; not answered.
+    Recall = 16,
 }
 
 /// A change of how many times a process holds a reference, told to the owner.
@@ -108,6 +110,8 @@ pub enum Message {
     Call {
         id: u64,
         mode: CallMode,
+        /// Calls of one lane run one at a time, in order; 0 is no lane.
+        lane: u64,
         body: Body,
     },
     Result {

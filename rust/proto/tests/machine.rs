@@ -37,6 +37,7 @@ fn call(machine: &mut Node, from: ProcId, id: u64, mode: CallMode) -> RefId {
         Message::Call {
             id,
             mode,
+            lane: 0,
             body: Body::default(),
         },
     );
@@ -484,6 +485,7 @@ fn a_reference_that_arrives_after_its_owner_left() {
         Message::Call {
             id: 1,
             mode: CallMode::Do,
+            lane: 0,
             body,
         },
     );
@@ -524,6 +526,7 @@ fn the_death_of_the_maker_ends_what_never_arrived() {
         Message::Call {
             id: 1,
             mode: CallMode::Do,
+            lane: 0,
             body: Body { refs, ..bytes(1) },
         },
     );

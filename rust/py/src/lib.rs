@@ -20,7 +20,7 @@ mod _core {
     #[pymodule_export]
     use super::buffer::Buffer;
     #[pymodule_export]
-    use super::calls::{call_do, call_fetch, call_future, call_queue};
+    use super::calls::{call_do, call_fetch, call_future, call_queue, cancel_fetch, recall};
     #[pymodule_export]
     use super::channels::{
         channel_ask, channel_confirm, channel_create, channel_custom, channel_give_back, channel_here,
