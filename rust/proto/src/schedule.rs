@@ -90,7 +90,10 @@ struct Waiting {
 struct Batch {
     worker: WorkerId,
     range: Range,
+    /// It is not asked for again.
     recalled: bool,
+    /// The worker has been asked for it, and has not answered.
+    asked: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -166,7 +169,7 @@ impl Schedule {
             let Some(batch) = self.batches.remove(key) else {
                 continue;
             };
-            self.asked -= usize::from(batch.recalled);
+            self.asked -= usize::from(batch.asked);
             if place == 0 || self.rules.at_once {
                 begun.push((*key, batch.range));
             } else {
@@ -175,10 +178,6 @@ impl Schedule {
         }
         begun.reverse();
         begun
-    }
-
-    pub fn workers(&self) -> usize {
-        self.workers.len()
     }
 
     /// Whether every element has been dealt with.
@@ -294,12 +293,10 @@ impl Schedule {
     /// now. Gives the elements, which wait again.
     pub fn given_back(&mut self, key: Key, kept: Option<u64>, now: Nanos) -> Option<Range> {
         let batch = self.batches.get_mut(&key)?;
+        self.asked -= usize::from(std::mem::take(&mut batch.asked));
         let Some(kept) = kept else {
             // It has not been unpickled yet, or has just ended.
-            if batch.recalled {
-                batch.recalled = false;
-                self.asked -= 1;
-            }
+            batch.recalled = false;
             let id = batch.worker;
             if let Some(worker) = self.workers.iter_mut().find(|w| w.id == id) {
                 worker.since = now;
@@ -357,7 +354,7 @@ impl Schedule {
     /// Forgets a batch.
     fn remove(&mut self, key: Key, now: Nanos) -> Option<Batch> {
         let batch = self.batches.remove(&key)?;
-        self.asked -= usize::from(batch.recalled);
+        self.asked -= usize::from(batch.asked);
         if let Some(worker) = self.workers.iter_mut().find(|w| w.id == batch.worker) {
             if worker.batches.front() == Some(&key) {
                 worker.since = now;
@@ -384,6 +381,7 @@ impl Schedule {
                 worker: id,
                 range,
                 recalled: false,
+                asked: false,
             },
         );
         (key, id)
@@ -501,6 +499,7 @@ impl Schedule {
             .max_by(|(_, a), (_, b)| a.backlog.total_cmp(&b.backlog))?;
         if let Some(batch) = self.batches.get_mut(&victim.key) {
             batch.recalled = true;
+            batch.asked = true;
             self.asked += 1;
         }
         Some(match victim.running {

@@ -9,6 +9,7 @@ mod lifecycle;
 mod outcome;
 mod queue;
 mod refs;
+mod schedule;
 mod waiting;
 
 use pyo3::pymodule;
@@ -40,6 +41,8 @@ mod _core {
     use super::queue::Queue;
     #[pymodule_export]
     use super::refs::{Ref, create_future, exported, local_call, reference};
+    #[pymodule_export]
+    use super::schedule::Schedule;
 
     /// Tells Python the version, which stands in `Cargo.toml` alone.
     #[pymodule_init]
