@@ -36,9 +36,10 @@ from ._errors import (
     VersionMismatchError,
 )
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
-from ._pmap import pmap
+from ._pmap import pgenerate, pmap
 from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
 from ._refs import Future, as_completed, fetch, wait
+from ._retries import ExponentialBackOff
 from ._serialize import register_by_value, unregister_by_value
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Channel",
     "ChannelClosedError",
     "ConnectionLostError",
+    "ExponentialBackOff",
     "FrameTooLargeError",
     "Future",
     "FutureAlreadySetError",
@@ -75,6 +77,7 @@ __all__ = [
     "myid",
     "nprocs",
     "nworkers",
+    "pgenerate",
     "pmap",
     "procs",
     "register_by_value",

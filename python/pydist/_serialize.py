@@ -250,7 +250,7 @@ def _explain(error: BaseException, roots: list[tuple[str, Any]]) -> BaseExceptio
     return explained
 
 
-def _outer(value: Any) -> Any:
+def outer(value: Any) -> Any:
     """Returns what to pickle in place of an argument or result that pickle would copy, or refuse."""
     cls = type(value)
     if cls is bytes or cls is bytearray:
@@ -323,9 +323,9 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
                     return b"\x80\x05" + opcodes + body + b"}\x87.", [], []
             buffers: list[pickle.PickleBuffer] = []
             return pickle.dumps((f, args, kwargs), 5, buffer_callback=buffers.append), buffers, []
-    outer = (f, tuple(map(_outer, args)), {name: _outer(value) for name, value in kwargs.items()})
+    call = (f, tuple(map(outer, args)), {name: outer(value) for name, value in kwargs.items()})
     return _dump_rooted(
-        outer,
+        call,
         lambda: [
             ("f", f),
             *((f"args[{i}]", value) for i, value in enumerate(args)),
@@ -359,7 +359,7 @@ def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:
     if kind == ARRAYS:
         buffers: list[pickle.PickleBuffer] = []
         return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers, []
-    return _dump_rooted(_outer(value), lambda: [(root, value)], warn)
+    return _dump_rooted(outer(value), lambda: [(root, value)], warn)
 
 
 def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:

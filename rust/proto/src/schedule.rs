@@ -90,6 +90,8 @@ struct Waiting {
 struct Batch {
     worker: WorkerId,
     range: Range,
+    /// All batches like this that its worker has run at once.
+    at_once: bool,
     /// It is not asked for again.
     recalled: bool,
     /// The worker has been asked for it, and has not answered.
@@ -111,6 +113,8 @@ struct Worker {
 #[derive(Debug)]
 pub struct Schedule {
     rules: Rules,
+    /// The size of batches where elements run at once, while they do not; else 1.
+    size_one_by_one: Option<u64>,
     pace: Pace,
     workers: Vec<Worker>,
     batches: BTreeMap<Key, Batch>,
@@ -131,6 +135,7 @@ impl Schedule {
     pub fn new(rules: Rules) -> Schedule {
         Schedule {
             rules,
+            size_one_by_one: Some(1),
             pace: Pace::default(),
             workers: Vec::new(),
             batches: BTreeMap::new(),
@@ -170,7 +175,7 @@ impl Schedule {
                 continue;
             };
             self.asked -= usize::from(batch.asked);
-            if place == 0 || self.rules.at_once {
+            if place == 0 || batch.at_once {
                 begun.push((*key, batch.range));
             } else {
                 self.wait_first(batch.range);
@@ -341,6 +346,14 @@ impl Schedule {
         self.exhausted = true;
     }
 
+    /// Whether workers run what they are sent from now on at once; otherwise they run one element at a time.
+    pub fn run_at_once(&mut self, at_once: bool) {
+        if self.rules.at_once != at_once {
+            self.rules.at_once = at_once;
+            std::mem::swap(&mut self.rules.size, &mut self.size_one_by_one);
+        }
+    }
+
     fn wait_first(&mut self, range: Range) {
         if range.count > 0 {
             self.waiting.push_front(Waiting {
@@ -380,6 +393,7 @@ impl Schedule {
             Batch {
                 worker: id,
                 range,
+                at_once: self.rules.at_once,
                 recalled: false,
                 asked: false,
             },

@@ -1,6 +1,7 @@
 //! The schedule of a map, seen from Python. Times are in nanoseconds.
 
-use parking_lot::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use pydist_proto::schedule::{self, Action, Range, Rules};
 use pyo3::prelude::*;
 
@@ -26,6 +27,12 @@ fn pair(range: Range) -> (u64, u64) {
     (range.first, range.count)
 }
 
+impl Schedule {
+    fn lock(&self) -> MutexGuard<'_, schedule::Schedule> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[pymethods]
 impl Schedule {
     #[new]
@@ -44,12 +51,12 @@ impl Schedule {
 
     /// Takes up a worker.
     fn join(&self, worker: u32, queues: bool) {
-        self.inner.lock().join(worker, queues);
+        self.lock().join(worker, queues);
     }
 
     /// A worker is gone: gives (batch, first, count) of what may have begun there.
     fn leave(&self, worker: u32) -> Vec<(u64, u64, u64)> {
-        let begun = self.inner.lock().leave(worker);
+        let begun = self.lock().leave(worker);
         begun
             .into_iter()
             .map(|(key, range)| (key, range.first, range.count))
@@ -58,67 +65,77 @@ impl Schedule {
 
     /// Whether every element has been dealt with.
     fn is_done(&self) -> bool {
-        self.inner.lock().is_done()
+        self.lock().is_done()
     }
 
     /// Whether elements are left and no worker.
     fn needs_workers(&self) -> bool {
-        self.inner.lock().needs_workers()
+        self.lock().needs_workers()
     }
 
     /// The next thing to be done now: "pull", "send", "recall" or "recall_rest".
     fn poll(&self, now: u64) -> Option<PyAction> {
-        self.inner.lock().poll(now).map(action)
+        self.lock().poll(now).map(action)
     }
 
     /// When to poll again though nothing has happened.
     fn next_time(&self, now: u64) -> Option<u64> {
-        self.inner.lock().next_time(now)
+        self.lock().next_time(now)
     }
 
     /// So many fresh elements were there for a batch.
     fn filled(&self, key: u64, count: u64, exhausted: bool) {
-        self.inner.lock().filled(key, count, exhausted);
+        self.lock().filled(key, count, exhausted);
     }
 
     /// So many bytes were sent, or have come, for so many elements.
     fn note_bytes(&self, elements: u64, bytes: u64) {
-        self.inner.lock().note_bytes(elements, bytes);
+        self.lock().note_bytes(elements, bytes);
     }
 
     /// A batch has ended: gives its first element, and (first, count) of those that run again.
     fn finished(&self, key: u64, done: u64, took: u64, now: u64) -> Option<(u64, u64, u64)> {
-        let (first, rest) = self.inner.lock().finished(key, done, took, now)?;
+        let (first, rest) = self.lock().finished(key, done, took, now)?;
         Some((first, rest.first, rest.count))
     }
 
     /// A batch was cancelled before it began: gives its elements, which wait again.
     fn cancelled(&self, key: u64, now: u64) -> Option<(u64, u64)> {
-        self.inner.lock().cancelled(key, now).map(pair)
+        self.lock().cancelled(key, now).map(pair)
     }
 
     /// A batch could not begin: gives its elements, which run singly.
     fn split(&self, key: u64, now: u64) -> Option<(u64, u64)> {
-        self.inner.lock().split(key, now).map(pair)
+        self.lock().split(key, now).map(pair)
     }
 
     /// Elements run again, each in a batch of its own.
     fn run_singly(&self, first: u64, count: u64) {
-        self.inner.lock().run_singly(Range { first, count });
+        self.lock().run_singly(Range { first, count });
     }
 
     /// A worker gives a batch back but for its first `kept` elements: gives those, which wait again.
     fn given_back(&self, key: u64, kept: Option<u64>, now: u64) -> Option<(u64, u64)> {
-        self.inner.lock().given_back(key, kept, now).map(pair)
+        self.lock().given_back(key, kept, now).map(pair)
+    }
+
+    /// No fresh element is taken any more.
+    fn exhaust(&self) {
+        self.lock().exhaust();
+    }
+
+    /// Whether workers run what they are sent from now on at once.
+    fn run_at_once(&self, at_once: bool) {
+        self.lock().run_at_once(at_once);
     }
 
     /// An element runs again at some time, on another worker first.
     fn retry(&self, element: u64, at: u64, avoid: u32) {
-        self.inner.lock().retry(element, at, avoid);
+        self.lock().retry(element, at, avoid);
     }
 
     /// So many results have been consumed.
     fn consumed(&self, count: u64) {
-        self.inner.lock().consumed(count);
+        self.lock().consumed(count);
     }
 }
