@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from . import _core, _functions, _interrupts, _serialize
+from . import _core, _functions, _interrupts, _plain, _serialize
 from ._errors import local_exception
 
 Columns: TypeAlias = tuple[Any, ...]
@@ -19,33 +20,35 @@ BatchId: TypeAlias = tuple[int, int, int]
 Result: TypeAlias = tuple[int, list[Any], list[tuple[int, Exception]]]
 """The nanoseconds it took, the values from the first on, and the places and errors of those that failed."""
 
+KEEP_ERRORS, ASYNC = 1, 2
+"""How a batch is run: go on after an error, which otherwise is the last; the function is asynchronous."""
+
 FEW = 16
 """Up to so many values of a batch are looked at one by one, so that large ones travel beside the pickle."""
 
 _running: dict[BatchId, tuple[list[Any], Any]] = {}
 
 
-def run(key: _functions.Key, batch: BatchId, keep_errors: bool, columns: Columns) -> Any:
+def run(key: _functions.Key, batch: BatchId, how: int, columns: Columns) -> Any:
     """Runs a batch of a function that was sent here.
 
     Parameters:
         key: of the function.
         batch: names the batch for `give_back`.
-        keep_errors: go on after an error; otherwise it is the last.
+        how: `KEEP_ERRORS`, `ASYNC`, both or neither.
         columns: the elements.
 
     Returns:
         A `Result` that is pickled already; of an asynchronous function a coroutine that gives it.
     """
-    result = run_function(_functions.get(key), batch, keep_errors, columns)
-    if inspect.iscoroutine(result):
-        return _dump_later(result, keep_errors)
-    return _dump(result)
+    result = run_function(_functions.get(key), batch, how, columns)
+    return _dump(result) if type(result) is tuple else _dump_later(result)
 
 
-def run_function(f: Callable[..., Any], batch: BatchId, keep_errors: bool, columns: Columns) -> Any:
+def run_function(f: Callable[..., Any], batch: BatchId, how: int, columns: Columns) -> Any:
     """Runs a batch of a function that is here: returns a `Result`, or a coroutine that gives it."""
-    if is_async(f):
+    keep_errors = bool(how & KEEP_ERRORS)
+    if how & ASYNC:
         return _run_async(f, keep_errors, columns)
     start = time.perf_counter_ns()
     rows = list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
@@ -174,13 +177,15 @@ class Dumped:
         self.parts = parts
 
 
-async def _dump_later(result: Coroutine[Any, Any, Result], keep_errors: bool) -> Dumped:
+async def _dump_later(result: Coroutine[Any, Any, Result]) -> Dumped:
     return _dump(await result)
 
 
 def _dump(result: Result) -> Dumped:
     """Pickles a result; a value that cannot be pickled is the error of its element alone."""
     took, values, errors = result
+    if not errors and _plain.all_atoms(values):
+        return Dumped((pickle.dumps(result, 5), [], []))
     if len(values) <= FEW:
         values = [_serialize.outer(value) for value in values]
     try:

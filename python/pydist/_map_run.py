@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from . import _batches, _calls, _core, _elements, _refs, _serialize
+from . import _batches, _calls, _core, _elements, _plain, _refs, _serialize
 from ._batches import Columns
 from ._errors import NoWorkersError, ProcessExitedException
 from ._functions import SentFunction
@@ -44,19 +44,18 @@ class Plan:
     """Errors are raised where their element is in the order, and the look-ahead is bounded."""
 
 
-@dataclasses.dataclass
 class _Flight:
     """A batch that is under way."""
 
-    worker: int
-    first: int
-    columns: Columns
-    call: int | None = None
-    future: _refs.Future | None = None
+    __slots__ = ("call", "columns", "count", "first", "future", "worker")
 
-    @property
-    def count(self) -> int:
-        return len(self.columns[0])
+    def __init__(self, worker: int, first: int, columns: Columns) -> None:
+        self.worker = worker
+        self.first = first
+        self.columns = columns
+        self.count = len(columns[0])
+        self.call: int | None = None
+        self.future: _refs.Future | None = None
 
 
 class Run:
@@ -75,7 +74,8 @@ class Run:
         )
         for worker in team.pids:
             self._schedule.join(worker, not self._is_here(worker))
-        self._keeps_errors = plan.on_error is not None or plan.retries.allowed
+        keeps_errors = plan.on_error is not None or plan.retries.allowed
+        self._how = _batches.KEEP_ERRORS * keeps_errors + _batches.ASYNC * self._async
         self._flights: dict[int, _Flight] = {}
         # Elements that are to be run again, by their numbers.
         self._kept: dict[int, tuple[Any, ...]] = {}
@@ -162,7 +162,7 @@ class Run:
         self._flights[key] = flight
         batch = (self._me, self._number, key)
         if self._is_here(flight.worker):
-            arguments = (self._plan.function.f, batch, self._keeps_errors, flight.columns)
+            arguments = (self._plan.function.f, batch, self._how, flight.columns)
             flight.future = _refs.call_here(_batches.run_function, arguments, {})
             flight.future._ref.tell(self._queue, key, False)
             return
@@ -181,10 +181,14 @@ class Run:
         self._schedule.note_bytes(flight.count, len(data) + sum(map(len, buffers)))
 
     def _dump(self, batch: _batches.BatchId, flight: _Flight) -> tuple[bytes, list[Any], list[Any]]:
-        columns = flight.columns
+        columns, key = flight.columns, self._plan.function.key
+        if all(map(_plain.all_atoms, columns)):
+            data = _serialize.dumps_plain_call(_batches.run, (key, batch, self._how, columns))
+            if data is not None:
+                return data, [], []
         if flight.count <= _batches.FEW:
             columns = tuple([_serialize.outer(value) for value in column] for column in columns)
-        arguments = (self._plan.function.key, batch, self._keeps_errors, columns)
+        arguments = (key, batch, self._how, columns)
         try:
             return _calls._dump(_batches.run, arguments, {})
         except _serialize.PicklingError as error:
