@@ -41,6 +41,7 @@ from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_wo
 from ._refs import Future, as_completed, fetch, wait
 from ._retries import ExponentialBackOff
 from ._serialize import register_by_value, unregister_by_value
+from ._streams import RandomStreams, random_streams
 
 __all__ = [
     "RRID",
@@ -60,6 +61,7 @@ __all__ = [
     "NoWorkersError",
     "NotConnectedError",
     "ProcessExitedException",
+    "RandomStreams",
     "RemoteChannel",
     "RemoteException",
     "ThreadLimitError",
@@ -80,6 +82,7 @@ __all__ = [
     "pgenerate",
     "pmap",
     "procs",
+    "random_streams",
     "register_by_value",
     "remote",
     "remote_do",
