@@ -15,7 +15,7 @@ import pytest
 import support
 
 WITHOUT_PROCESSES = {"unit", "examples", "typing"}
-WARM_THREADS = 8  # executors may stay warm between calls
+WARM_THREADS = 16  # executors may stay warm between calls
 
 
 class Held:

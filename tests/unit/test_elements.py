@@ -185,7 +185,7 @@ def test_no_element_is_lost_or_run_twice_where_a_batch_is_given_back():
 class Bar:
     """A bar like those of tqdm."""
 
-    made: "ClassVar[list[Bar]]" = []
+    made: ClassVar[list[object]] = []
 
     def __init__(self, total=None):
         self.total, self.n, self.closed = total, 0, False
