@@ -395,23 +395,27 @@ class Run:
         It pickles nothing and does not wait, as it may be called by a finalizer.
         """
         flights, self._flights = self._flights, {}
-        for key, flight in flights.items():
-            batch = (self._me, self._number, key)
-            if flight.future is not None:
-                if interrupt or _batches.give_back(batch) is None:
-                    flight.future.cancel()
-            elif flight.call is not None:
-                if interrupt:
-                    _core.cancel_fetch(flight.call)
-                else:
-                    _core.abandon(flight.call)
-                    _core.recall(flight.call)
+        # At the end of the process there is no core any more.
+        with contextlib.suppress(RuntimeError):
+            for key, flight in flights.items():
+                self._drop(key, flight, interrupt)
         self._pieces.clear()
         self._kept.clear()
         self._plan.progress.close()
         self._team.release()
         if not interrupt:
             self._stop_batches(flights)
+
+    def _drop(self, key: int, flight: _Flight, interrupt: bool) -> None:
+        if flight.future is not None:
+            batch = (self._me, self._number, key)
+            if interrupt or _batches.give_back(batch) is None:
+                flight.future.cancel()
+        elif flight.call is not None and interrupt:
+            _core.cancel_fetch(flight.call)
+        elif flight.call is not None:
+            _core.abandon(flight.call)
+            _core.recall(flight.call)
 
     def _stop_batches(self, flights: dict[int, _Flight]) -> None:
         """Ends the batches that run on workers after the element that they are at."""

@@ -316,7 +316,7 @@ def test_the_first_error_lets_nothing_more_begin(workers, tmp_path):
     "options", ["", ", batch_size=50", ", distributed=False", ", retry_delays=[0], on_error=str"]
 )
 def test_f37_ctrl_c_in_a_map(call, options):
-    """F37: Ctrl-C: no new items, what runs is interrupted, the cluster and the pool stay usable, within 1 s."""
+    """F37: no new items, what runs is interrupted, the cluster and the pool stay usable, within 1 s."""
     close = ")" if call.startswith("list") else ""
     done = run_script(f"""
         import glob, itertools, os, signal, tempfile, threading, time

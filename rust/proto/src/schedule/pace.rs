@@ -13,7 +13,7 @@ const FLOOR: f64 = 0.5e6;
 /// How much larger than all before a batch may be.
 const GROWTH: u64 = 8;
 /// The largest batch that is made by itself.
-const SIZE_MAX: u64 = 1 << 16;
+const SIZE_MAX: u64 = 1 << 14;
 /// The most bytes of a message that has several elements, about.
 const BYTES_MAX: f64 = 1e6;
 /// Messages under way per worker where each is short.
