@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import pickle
 import re
 import time
 from collections.abc import Callable
@@ -76,6 +77,7 @@ class Run:
             self._schedule.join(worker, not self._is_here(worker))
         keeps_errors = plan.on_error is not None or plan.retries.allowed
         self._how = _batches.KEEP_ERRORS * keeps_errors + _batches.ASYNC * self._async
+        self._opcodes = _plain.name_opcodes(_batches.run)
         self._flights: dict[int, _Flight] = {}
         # Elements that are to be run again, by their numbers.
         self._kept: dict[int, tuple[Any, ...]] = {}
@@ -87,10 +89,11 @@ class Run:
 
     def all_values(self) -> list[Any]:
         """Runs everything and returns the values in order."""
-        values: list[Any] = []
-        while (piece := self.next_piece()) is not None:
-            values += piece
-        return values
+        self._dispatch()
+        while not self._schedule.is_done():
+            self._await()
+            self._dispatch()
+        return list(itertools.chain.from_iterable(self._pieces[first] for first in sorted(self._pieces)))
 
     def next_piece(self) -> list[Any] | None:
         """Returns the values that come next, as many as there are; None at the end."""
@@ -107,10 +110,14 @@ class Run:
                 raise self._error[1]
             if self._schedule.is_done():
                 return None
-            if self._schedule.needs_workers() and not self._team.is_coming():
-                raise NoWorkersError("every worker of the pool has gone")
-            for key, outcome in self._queue.wait(self._patience()):
-                self._take(key, outcome)
+            self._await()
+
+    def _await(self) -> None:
+        """Waits until something has come in, and takes it."""
+        if self._schedule.needs_workers() and not self._team.is_coming():
+            raise NoWorkersError("every worker of the pool has gone")
+        for key, outcome in self._queue.wait(self._patience()):
+            self._take(key, outcome)
 
     def _patience(self) -> float:
         now = time.monotonic_ns()
@@ -182,10 +189,10 @@ class Run:
 
     def _dump(self, batch: _batches.BatchId, flight: _Flight) -> tuple[bytes, list[Any], list[Any]]:
         columns, key = flight.columns, self._plan.function.key
-        if all(map(_plain.all_atoms, columns)):
-            data = _serialize.dumps_plain_call(_batches.run, (key, batch, self._how, columns))
-            if data is not None:
-                return data, [], []
+        if self._opcodes is not None and all(map(_plain.all_atoms, columns)):
+            data = pickle.dumps((key, batch, self._how, columns), 5)
+            if len(data) < _plain.LARGE_BYTES:
+                return _serialize.with_function(self._opcodes, data), [], []
         if flight.count <= _batches.FEW:
             columns = tuple([_serialize.outer(value) for value in column] for column in columns)
         arguments = (key, batch, self._how, columns)
@@ -310,7 +317,8 @@ class Run:
         if values:
             self._pieces[first] = values
             self._plan.retries.settle(first, len(values))
-            self._check_suspects()
+            if self._async:
+                self._check_suspects()
             self._plan.progress.update(len(values))
 
     def _keep(self, flight: _Flight, first: int, count: int) -> None:

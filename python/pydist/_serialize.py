@@ -318,7 +318,7 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
             if kind == ATOMS and not kwargs:
                 data = pickle.dumps(args, 5)
                 if len(data) < LARGE_BYTES:
-                    return _with_function(opcodes, data), [], []
+                    return with_function(opcodes, data), [], []
             buffers: list[pickle.PickleBuffer] = []
             return pickle.dumps((f, args, kwargs), 5, buffer_callback=buffers.append), buffers, []
     call = (f, tuple(map(outer, args)), {name: outer(value) for name, value in kwargs.items()})
@@ -332,24 +332,11 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
     )
 
 
-def _with_function(opcodes: bytes, data: bytes) -> bytes:
+def with_function(opcodes: bytes, data: bytes) -> bytes:
     """Makes the pickle of a call of the opcodes of its function and the pickle of its arguments."""
     # PROTO, and FRAME with its length, at the front; STOP at the end
     body = data[11:-1] if data[2] == 0x95 else data[2:-1]
     return b"\x80\x05" + opcodes + body + b"}\x87."
-
-
-def dumps_plain_call(f: Callable[..., Any], args: tuple[Any, ...]) -> bytes | None:
-    """Pickles a call whose arguments are known to be plain data, of any number.
-
-    Returns:
-        The pickle; None where it takes the general way.
-    """
-    opcodes = name_opcodes(f)
-    if opcodes is None:
-        return None
-    data = pickle.dumps(args, 5)
-    return _with_function(opcodes, data) if len(data) < LARGE_BYTES else None
 
 
 def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:
