@@ -205,10 +205,8 @@ impl Schedule {
             self.waiting.push_back(waiting);
         }
         if let Some(waiting) = self.waiting.front().copied() {
-            return match self.freest(waiting.avoid) {
-                Some(at) => Some(self.send_waiting(at, waiting, now)),
-                None => None,
-            };
+            let at = self.freest(waiting.avoid)?;
+            return Some(self.send_waiting(at, waiting, now));
         }
         if !self.exhausted
             && let Some(at) = self.freest(None)

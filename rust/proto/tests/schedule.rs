@@ -429,7 +429,7 @@ impl<'a> Simulation<'a> {
     fn run(mut self) -> Nanos {
         self.act();
         while !self.schedule.is_done() {
-            let Reverse((when, number)) = self.events.pop().expect("nothing will happen any more");
+            let Reverse((when, number)) = self.events.pop().unwrap();
             self.now = when;
             let event = self.what[number].take().unwrap();
             self.handle(event);
