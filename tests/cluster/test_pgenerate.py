@@ -72,10 +72,7 @@ def test_the_look_ahead_is_bounded(workers):
     for _ in range(3000):
         next(values)
     wait_until(lambda: nothing_runs(workers))
-    taken = source.taken
-    assert taken < 3000 + 200_000
-    time.sleep(0)
-    assert source.taken == taken
+    assert source.taken < 3000 + 200_000
     values.close()
 
 
