@@ -38,10 +38,12 @@ from ._errors import (
 )
 from ._everywhere import everywhere
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
-from ._pmap import pmap
+from ._pmap import pgenerate, pmap
 from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
 from ._refs import Future, as_completed, fetch, wait
+from ._retries import ExponentialBackOff
 from ._serialize import register_by_value, unregister_by_value
+from ._streams import RandomStreams, random_streams
 from ._sync import sync
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Channel",
     "ChannelClosedError",
     "ConnectionLostError",
+    "ExponentialBackOff",
     "FrameTooLargeError",
     "Future",
     "FutureAlreadySetError",
@@ -61,6 +64,7 @@ __all__ = [
     "NoWorkersError",
     "NotConnectedError",
     "ProcessExitedException",
+    "RandomStreams",
     "RemoteChannel",
     "RemoteException",
     "ThreadLimitError",
@@ -80,8 +84,10 @@ __all__ = [
     "myid",
     "nprocs",
     "nworkers",
+    "pgenerate",
     "pmap",
     "procs",
+    "random_streams",
     "register_by_value",
     "remote",
     "remote_do",

@@ -21,6 +21,7 @@ KILL_AFTER = 10.0
 
 _workers: dict[int, _launch.LocalWorker] = {}
 _gone: dict[int, tuple[str, str]] = {}
+_started_with: dict[int, _launch.Params] = {}
 _lock = threading.RLock()
 _next_pid = 2
 _removed: set[int] = set()
@@ -92,6 +93,7 @@ def _start(count: int, params: _launch.Params) -> list[int]:
         pids = range(_next_pid, _next_pid + count)
         _next_pid += count
     workers = [_launch.LocalWorker(pid, params) for pid in pids]
+    _started_with.update(dict.fromkeys(pids, params))
     failures: list[LaunchWorkerError] = []
     started: list[int] = []
     coming: list[_launch.LocalWorker] = []
@@ -135,6 +137,11 @@ def _start(count: int, params: _launch.Params) -> list[int]:
             output=failures[0].output,
         )
     return started
+
+
+def start_like(pid: int) -> int:
+    """Starts a worker with the parameters of another, which may have gone; returns its id."""
+    return _start(1, _started_with[pid])[0]
 
 
 def _catch_up(started: list[int]) -> list[LaunchWorkerError]:

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from . import _channels, _config, _core, _free_workers, _interrupts, _refs, _serialize
+from . import _batches, _channels, _config, _core, _free_workers, _interrupts, _refs, _serialize
 from ._errors import dump_exception
 from ._traceback_text import format_traceback
 
@@ -131,7 +131,10 @@ def _run_call(
 
 def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, value: Any) -> None:
     try:
-        dumped = _NONE if value is None or mode == _DO else _serialize.dumps(value, root="result")
+        if type(value) is _batches.Dumped:
+            dumped = value.parts
+        else:
+            dumped = _NONE if value is None or mode == _DO else _serialize.dumps(value, root="result")
         del value
         data, buffers, refs = dumped
         executor.answer(*key, mode, _VALUE, data, [b.raw() for b in buffers] if buffers else [], refs)

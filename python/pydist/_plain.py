@@ -56,6 +56,12 @@ def plainness(obj: Any, depth: int = 2) -> int:
     return found
 
 
+def all_atoms(values: Any) -> bool:
+    """Says whether the values of a list, tuple or range are all small plain data without parts."""
+    cls = type(values)
+    return cls is range or ((cls is list or cls is tuple) and _atoms.issuperset(map(type, values)))
+
+
 def learn_numpy() -> None:
     """Lets NumPy's arrays and numbers take the short way, once NumPy is there."""
     global _ndarray

@@ -267,7 +267,7 @@ def _explain(error: BaseException, roots: list[tuple[str, Any]]) -> BaseExceptio
     return explained
 
 
-def _outer(value: Any) -> Any:
+def outer(value: Any) -> Any:
     """Returns what to pickle in place of an argument or result that pickle would copy, or refuse."""
     cls = type(value)
     if cls is bytes or cls is bytearray:
@@ -347,14 +347,12 @@ def dumps_call(
             if kind == ATOMS and not kwargs:
                 data = pickle.dumps(args, 5)
                 if len(data) < LARGE_BYTES:
-                    # PROTO, and FRAME with its length, at the front; STOP at the end
-                    body = data[11:-1] if data[2] == 0x95 else data[2:-1]
-                    return b"\x80\x05" + opcodes + body + b"}\x87.", [], []
+                    return with_function(opcodes, data), [], []
             buffers: list[pickle.PickleBuffer] = []
             return pickle.dumps((f, args, kwargs), 5, buffer_callback=buffers.append), buffers, []
-    outer = (f, tuple(map(_outer, args)), {name: _outer(value) for name, value in kwargs.items()})
+    call = (f, tuple(map(outer, args)), {name: outer(value) for name, value in kwargs.items()})
     return _dump_rooted(
-        outer,
+        call,
         lambda: [
             ("f", f),
             *((f"args[{i}]", value) for i, value in enumerate(args)),
@@ -362,6 +360,13 @@ def dumps_call(
         ],
         by_value=by_value,
     )
+
+
+def with_function(opcodes: bytes, data: bytes) -> bytes:
+    """Makes the pickle of a call of the opcodes of its function and the pickle of its arguments."""
+    # PROTO, and FRAME with its length, at the front; STOP at the end
+    body = data[11:-1] if data[2] == 0x95 else data[2:-1]
+    return b"\x80\x05" + opcodes + body + b"}\x87."
 
 
 def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:
@@ -389,7 +394,7 @@ def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:
     if kind == ARRAYS:
         buffers: list[pickle.PickleBuffer] = []
         return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers, []
-    return _dump_rooted(_outer(value), lambda: [(root, value)], warn=warn)
+    return _dump_rooted(outer(value), lambda: [(root, value)], warn=warn)
 
 
 def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:

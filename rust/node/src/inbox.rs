@@ -14,6 +14,7 @@ use pydist_proto::ids::{ProcId, RefId};
 use pydist_proto::machine::Incoming;
 
 use crate::driver::Driver;
+use crate::lanes::Lanes;
 use crate::node::Node;
 use crate::parker::Parker;
 use crate::waiter::Nudge;
@@ -105,6 +106,7 @@ struct ExecutorState {
 struct State {
     urgent: VecDeque<Item>,
     queue: VecDeque<Item>,
+    lanes: Lanes,
     idle: Vec<Arc<Executor>>,
     executors: usize,
     active: usize,
@@ -127,6 +129,21 @@ fn pick(idle: &mut Vec<Arc<Executor>>) -> Option<Arc<Executor>> {
     match idle.iter().position(|e| e.parker.is_leading()) {
         Some(at) => Some(idle.swap_remove(at)),
         None => idle.pop(),
+    }
+}
+
+impl State {
+    /// A call has been queued: an executor is woken unless one is at work.
+    fn pushed(&mut self) -> Pushed {
+        let wake = if self.active == 0 && !self.starting {
+            pick(&mut self.idle)
+        } else {
+            None
+        };
+        Pushed {
+            check: wake.is_none(),
+            wake,
+        }
     }
 }
 
@@ -155,6 +172,18 @@ impl Inbox {
 
     pub(crate) fn push(&self, item: Item) -> Pushed {
         let mut state = self.state.lock();
+        let item = match item {
+            Item::Call(call) => match state.lanes.enter(call) {
+                Some(call) => Item::Call(call),
+                None => {
+                    return Pushed {
+                        wake: None,
+                        check: false,
+                    };
+                }
+            },
+            other => other,
+        };
         let urgent = matches!(
             item,
             Item::Export(_)
@@ -173,15 +202,20 @@ impl Inbox {
             };
         }
         state.queue.push_back(item);
-        let wake = if state.active == 0 && !state.starting {
-            pick(&mut state.idle)
-        } else {
-            None
+        state.pushed()
+    }
+
+    /// A call has ended: where it had a lane, the next one of that may be taken.
+    pub(crate) fn leave_lane(&self, src: ProcId, id: u64) -> Pushed {
+        let mut state = self.state.lock();
+        let Some(next) = state.lanes.leave(src, id) else {
+            return Pushed {
+                wake: None,
+                check: false,
+            };
         };
-        Pushed {
-            check: wake.is_none(),
-            wake,
-        }
+        state.queue.push_back(Item::Call(next));
+        state.pushed()
     }
 
     pub(crate) fn stop(&self) -> Vec<Arc<Executor>> {

@@ -6,6 +6,7 @@ mod dispatch;
 mod driver;
 mod ending;
 pub mod inbox;
+mod lanes;
 mod link;
 mod listener;
 mod node;

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::cork::Cork;
 use crate::death::Dying;
 use crate::driver::Driver;
-use crate::inbox::{Executor, Inbox, Item};
+use crate::inbox::{Executor, Inbox, Item, Pushed};
 use crate::link::Link;
 use crate::listener::Listener;
 use crate::parker::Parked;
@@ -346,7 +346,10 @@ impl Node {
 
     /// Hands an item to the executors.
     pub fn push_item(&self, item: Item) {
-        let pushed = self.inbox.push(item);
+        self.wake_executor(&self.inbox.push(item));
+    }
+
+    pub(crate) fn wake_executor(&self, pushed: &Pushed) {
         if pushed.check {
             self.driver.arm(crate::sync::now() + crate::inbox::STALL);
         }

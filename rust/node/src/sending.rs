@@ -45,8 +45,19 @@ pub struct Payload<'a> {
 impl Node {
     /// Calls; the answer, with the value, wakes `wake`.
     pub fn call_fetch(&self, pid: ProcId, payload: Payload<'_>, wake: Wake) -> Result<u64, CallFailed> {
+        self.call_in_lane(pid, 0, payload, wake)
+    }
+
+    /// Calls; the calls of one lane of this process run there one at a time. Lane 0 is none.
+    pub fn call_in_lane(
+        &self,
+        pid: ProcId,
+        lane: u64,
+        payload: Payload<'_>,
+        wake: Wake,
+    ) -> Result<u64, CallFailed> {
         let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
-        self.send_payload(pid, Header::call(id, CallMode::Fetch), payload)
+        self.send_payload(pid, Header::call(id, CallMode::Fetch).in_lane(lane), payload)
             .inspect_err(|_| self.abandon(id))?;
         Ok(id)
     }
@@ -89,9 +100,28 @@ impl Node {
         self.with_machine(|machine| machine.abandon(id));
     }
 
+    /// Cancels a fetching call whose answer nobody waits for any more.
+    pub fn cancel_fetch(&self, id: u64) {
+        self.with_machine(|machine| machine.cancel_fetch(id));
+    }
+
+    /// Takes a fetching call back unless it has begun.
+    pub fn recall(&self, id: u64) {
+        self.with_machine(|machine| machine.recall(id));
+    }
+
     /// A call that was taken is about to run; false where it was cancelled.
     pub fn begin_call(&self, src: ProcId, id: u64) -> bool {
-        self.with_machine(|machine| machine.begin(src, id))
+        let wanted = self.with_machine(|machine| machine.begin(src, id));
+        if !wanted {
+            self.leave_lane(src, id);
+        }
+        wanted
+    }
+
+    /// A call has ended: the next one of its lane may start.
+    fn leave_lane(&self, src: ProcId, id: u64) {
+        self.wake_executor(&self.inbox.leave_lane(src, id));
     }
 
     /// Answers a call that fetches.
@@ -102,23 +132,27 @@ impl Node {
         status: Status,
         payload: Payload<'_>,
     ) -> Result<(), CallFailed> {
-        self.answering(|| {
+        let sent = self.answering(|| {
             if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
                 self.send_payload(src, Header::result(id, status), payload)
             } else {
                 Ok(())
             }
-        })
+        });
+        self.leave_lane(src, id);
+        sent
     }
 
     /// Keeps the value of the call behind a future.
     pub fn answer_future(&self, src: ProcId, id: u64, status: Status, body: Body) {
         self.answering(|| self.with_machine(|machine| machine.finish_future(src, id, status, body)));
+        self.leave_lane(src, id);
     }
 
     /// A call without an answer has ended.
     pub fn answer_do(&self, src: ProcId, id: u64) {
         self.with_machine(|machine| machine.finish(src, id, &[]));
+        self.leave_lane(src, id);
     }
 
     /// Asks the owner for an operation on a reference; its answer wakes `wake`.

@@ -343,6 +343,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::CALL => Message::Call {
             id,
             mode: call_mode(b)?,
+            lane: a,
             body,
         },
         kind::RESULT => Message::Result {
@@ -408,7 +409,7 @@ fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
     [Fetch, Wait, IsReady, Put, Cancel, Create, Recount]
         .into_iter()
         .chain([ChannelCreate, ChannelPut, ChannelTake, ChannelFetch, ChannelWait])
-        .chain([ChannelIsReady, ChannelIsOpen, ChannelClose])
+        .chain([ChannelIsReady, ChannelIsOpen, ChannelClose, Recall])
         .find(|o| *o as u32 == raw)
         .ok_or(ProtocolError::UnknownValue("operation", raw))
 }

@@ -75,6 +75,11 @@ impl Header {
         }
     }
 
+    /// The header of a call that runs after those before it in its lane.
+    pub fn in_lane(self, lane: u64) -> Header {
+        Header { a: lane, ..self }
+    }
+
     /// The header of a call's or an operation's answer.
     pub fn result(id: u64, status: Status) -> Header {
         Header {
@@ -194,7 +199,7 @@ pub fn encode(message: Message) -> Encoded {
         )
     };
     let (header, body) = match message {
-        Message::Call { id, mode, body } => (Header::call(id, mode), body),
+        Message::Call { id, mode, lane, body } => (Header::call(id, mode).in_lane(lane), body),
         Message::Result { id, status, body } => {
             return Encoded {
                 header: Header::result(id, status),

@@ -28,6 +28,8 @@ pub struct Incoming {
     pub src: ProcId,
     pub id: u64,
     pub mode: CallMode,
+    /// Calls of one lane of a process run one at a time; 0 is no lane.
+    pub lane: u64,
     pub body: Body,
 }
 
@@ -266,6 +268,33 @@ impl<W> Machine<W> {
         }
     }
 
+    /// Cancels a fetching call whose answer nobody waits for any more; one that runs is interrupted.
+    pub fn cancel_fetch(&mut self, id: u64) {
+        self.abandon(id);
+        self.tell_callee(id, RefOp::Cancel);
+    }
+
+    /// Takes a fetching call back unless it has begun: it then ends as cancelled.
+    pub fn recall(&mut self, id: u64) {
+        self.tell_callee(id, RefOp::Recall);
+    }
+
+    fn tell_callee(&mut self, id: u64, op: RefOp) {
+        let Some(pid) = self.outstanding.get(&id).map(|o| o.pid) else {
+            return;
+        };
+        let target = RefId { whence: self.me, id };
+        self.send(
+            pid,
+            Message::RefOp {
+                req: 0,
+                op,
+                target,
+                body: Body::default(),
+            },
+        );
+    }
+
     /// A queued call is about to run; false where it was cancelled.
     pub fn begin(&mut self, src: ProcId, id: u64) -> bool {
         match self.running.get_mut(&(src, id)) {
@@ -320,7 +349,13 @@ impl<W> Machine<W> {
             return;
         }
         match message {
-            Message::Call { id, mode, body } => self.handle_call(from, id, mode, body),
+            Message::Call { id, mode, lane, body } => self.handle_call(Incoming {
+                src: from,
+                id,
+                mode,
+                lane,
+                body,
+            }),
             Message::Result { id, status, body } => {
                 self.handle_result(
                     from,
@@ -352,8 +387,9 @@ impl<W> Machine<W> {
         }
     }
 
-    fn handle_call(&mut self, src: ProcId, id: u64, mode: CallMode, body: Body) {
-        self.receive_refs(src, &body.refs);
+    fn handle_call(&mut self, call: Incoming) {
+        let Incoming { src, id, mode, .. } = call;
+        self.receive_refs(src, &call.body.refs);
         if mode == CallMode::Future {
             let me = self.me;
             let record = self
@@ -367,8 +403,7 @@ impl<W> Machine<W> {
             self.tell_caller(RefId { whence: src, id });
         }
         self.running.insert((src, id), Run::Queued);
-        self.outputs
-            .push(Output::Deliver(Incoming { src, id, mode, body }));
+        self.outputs.push(Output::Deliver(call));
         if mode == CallMode::Future {
             self.free_if_unused(RefId { whence: src, id });
         }

@@ -76,6 +76,8 @@ pub enum RefOp {
     ChannelIsOpen = 13,
     /// Closes the channel.
     ChannelClose = 14,
+    /// Cancels a fetching call of the sender unless it has begun; not answered.
+    Recall = 15,
 }
 
 /// How an operation is taken back.
@@ -116,6 +118,8 @@ pub enum Message {
     Call {
         id: u64,
         mode: CallMode,
+        /// Calls of one lane run one at a time, in order; 0 is no lane.
+        lane: u64,
         body: Body,
     },
     Result {

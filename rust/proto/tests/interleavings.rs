@@ -152,7 +152,16 @@ impl World {
             (m.open_do(to, &refs).unwrap(), body)
         });
         let mode = CallMode::Do;
-        self.send(pid, to, Message::Call { id: call, mode, body });
+        self.send(
+            pid,
+            to,
+            Message::Call {
+                id: call,
+                mode,
+                lane: 0,
+                body,
+            },
+        );
         self.with(pid, |m| m.release_refs(&refs));
     }
 

@@ -130,7 +130,11 @@ pub(crate) fn call_do(
 }
 
 /// Calls a function on another process; its value goes to a queue under a key. Returns the id of the call.
+///
+/// The calls of one lane run there one at a time, in order; lane 0 is none.
 #[pyfunction]
+#[pyo3(signature = (pid, data, buffers, refs, queue, key, lane=0))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn call_queue(
     py: Python<'_>,
     pid: ProcId,
@@ -139,9 +143,26 @@ pub(crate) fn call_queue(
     refs: Vec<RefTuple>,
     queue: &Bound<'_, Queue>,
     key: u64,
+    lane: u64,
 ) -> PyResult<u64> {
     let node = node()?;
     let sent = Sent::new(data, buffers, &refs)?;
     let wake = Wake::Queue(queue.get().inner.clone(), key);
-    sending(py, &sent, |payload| node.call_fetch(pid, payload, wake))
+    sending(py, &sent, |payload| node.call_in_lane(pid, lane, payload, wake))
+}
+
+/// Cancels a call that fetches, whose answer nobody waits for any more; it is interrupted where it runs.
+#[pyfunction]
+pub(crate) fn cancel_fetch(py: Python<'_>, id: u64) -> PyResult<()> {
+    let node = node()?;
+    detached(py, || node.cancel_fetch(id));
+    Ok(())
+}
+
+/// Takes a call that fetches back unless it has begun: its outcome then says that it was cancelled.
+#[pyfunction]
+pub(crate) fn recall(py: Python<'_>, id: u64) -> PyResult<()> {
+    let node = node()?;
+    detached(py, || node.recall(id));
+    Ok(())
 }

@@ -9,6 +9,7 @@ mod lifecycle;
 mod outcome;
 mod queue;
 mod refs;
+mod schedule;
 mod waiting;
 
 use pyo3::pymodule;
@@ -20,7 +21,7 @@ mod _core {
     #[pymodule_export]
     use super::buffer::Buffer;
     #[pymodule_export]
-    use super::calls::{call_do, call_fetch, call_future, call_queue};
+    use super::calls::{call_do, call_fetch, call_future, call_queue, cancel_fetch, recall};
     #[pymodule_export]
     use super::channels::{
         channel_ask, channel_confirm, channel_create, channel_custom, channel_give_back, channel_here,
@@ -40,6 +41,8 @@ mod _core {
     use super::queue::Queue;
     #[pymodule_export]
     use super::refs::{Ref, create_future, exported, local_call, reference};
+    #[pymodule_export]
+    use super::schedule::Schedule;
 
     /// Tells Python the version, which stands in `Cargo.toml` alone.
     #[pymodule_init]

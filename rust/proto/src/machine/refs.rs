@@ -86,6 +86,12 @@ impl<W> Machine<W> {
                 let done = self.cancel(target);
                 self.answer(from, req, if done { Status::Yes } else { Status::No });
             }
+            RefOp::Recall => {
+                let queued = self.running.get(&(from, target.id)) == Some(&Run::Queued);
+                if queued && target.whence == from {
+                    self.cancel(target);
+                }
+            }
             RefOp::Create => {
                 let me = self.me;
                 let record = self.records.entry(target).or_insert_with(|| Record::new(me));

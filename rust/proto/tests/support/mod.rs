@@ -442,7 +442,8 @@ impl Sim {
                 (id.id, CallMode::Future)
             }
         };
-        self.send(pid, to, Message::Call { id, mode, body });
+        let lane = 0;
+        self.send(pid, to, Message::Call { id, mode, lane, body });
         self.unpin(pid, &refs);
     }
 
