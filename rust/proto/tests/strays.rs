@@ -131,7 +131,7 @@ fn status() -> impl Strategy<Value = Status> {
 
 fn ref_op() -> impl Strategy<Value = RefOp> {
     use RefOp::*;
-    let values = [Fetch, Wait, IsReady, Put, Cancel, Create, Recount];
+    let values = [Fetch, Wait, IsReady, Put, Cancel, Create, Recount, Recall];
     let channels = [
         ChannelCreate,
         ChannelPut,
@@ -156,7 +156,7 @@ fn message() -> impl Strategy<Value = Message> {
         delta,
     });
     prop_oneof![
-        2 => (id.clone(), mode, body()).prop_map(|(id, mode, body)| Message::Call { id, mode, body }),
+        2 => (id.clone(), mode, 0..3u64, body()).prop_map(|(id, mode, lane, body)| Message::Call { id, mode, lane, body }),
         4 => (id.clone(), status(), body()).prop_map(|(id, status, body)| {
             let body = Arc::new(body);
             Message::Result { id, status, body }

@@ -194,6 +194,7 @@ fn every_call_finds_an_executor() {
                     src: 2,
                     id,
                     mode,
+                    lane: 0,
                     body,
                 }));
                 *left.lock() += 1;

@@ -436,7 +436,16 @@ impl Sim {
             refs: refs.clone(),
             segments,
         };
-        self.send(pid, to, Message::Call { id, mode, body });
+        self.send(
+            pid,
+            to,
+            Message::Call {
+                id,
+                mode,
+                lane: 0,
+                body,
+            },
+        );
         self.with(pid, |m| m.release_refs(&refs));
     }
 
