@@ -14,7 +14,7 @@ import pytest
 
 import support
 
-WITHOUT_PROCESSES = {"unit", "examples", "typing"}
+WITHOUT_PROCESSES = {"unit", "examples", "typing", "cli", "notebook"}
 WARM_THREADS = 8  # executors may stay warm between calls
 
 

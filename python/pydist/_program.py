@@ -50,7 +50,7 @@ class Program:
             _fresh_main(file=path)
             return pkgutil.read_code(io.BytesIO(data)) or _compile(data, path)
         _set_folder(os.getcwd() if self.kind == "module" else "")
-        _fresh_main()
+        _fresh_main(file="<stdin>" if self.kind == "stdin" else None)
         if self.kind == "code":
             return _compile(self.target, "<string>")
         if self.kind == "stdin":
@@ -83,6 +83,10 @@ def _set_folder(folder: str) -> None:
         sys.path[:1] = [folder]
 
 
+_first_main = sys.modules.get("__main__")
+"""Kept, as Python goes on using its namespace after an error without holding it."""
+
+
 def _fresh_main(file: str | None = None) -> None:
     """Gives the program the `__main__` that Python would; that of pydist is in use for the command line."""
     main = types.ModuleType("__main__")
@@ -92,10 +96,12 @@ def _fresh_main(file: str | None = None) -> None:
         namespace["__annotations__"] = {}
     namespace["__builtins__"] = __import__("builtins")
     if file is not None:
-        machinery = importlib.machinery
-        compiled = file.endswith(".pyc")
-        loader = machinery.SourcelessFileLoader if compiled else machinery.SourceFileLoader
-        namespace.update(__loader__=loader("__main__", file), __file__=file, __cached__=None)
+        namespace.update(__file__=file, __cached__=None)
+        if file != "<stdin>":
+            machinery = importlib.machinery
+            compiled = file.endswith(".pyc")
+            loader = machinery.SourcelessFileLoader if compiled else machinery.SourceFileLoader
+            namespace["__loader__"] = loader("__main__", file)
     sys.modules["__main__"] = main
 
 
