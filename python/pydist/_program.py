@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.machinery
 import io
-import linecache
 import os
 import pkgutil
 import runpy
@@ -12,7 +11,7 @@ import sys
 import types
 from dataclasses import dataclass, field
 from types import CodeType, TracebackType
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 
 class UsageError(Exception):
@@ -121,54 +120,55 @@ def _run_module(name: str | None) -> None:
 
 
 def load_everywhere(text: str, filename: str) -> None:
-    """Runs the text of a file in `__main__` of every process, this one included, and waits.
+    """Runs the text of a file in `__main__` of every process, also of workers that come later, and waits.
+
+    `__file__` is its name there, and as long as it runs in this process.
 
     Raises:
         SyntaxError: it is no Python.
         BaseException: what it raised in this process.
         SystemExit: it raised in others, which has been printed.
     """
-    from ._calls import remotecall
+    from . import _calls, _everywhere, _groups
     from ._cluster import procs
 
     _compile(text, filename)
-    futures = [remotecall(load, pid, text, filename) for pid in procs() if pid != 1]
-    load(text, filename)
-    errors: list[Exception] = []
-    for future in futures:
-        try:
-            future.fetch()
-        except Exception as error:
-            errors.append(error.with_traceback(None))
+    key = _everywhere._new_key()
+    step = _everywhere._run_text, (key, True, text, filename, {"__file__": filename})
+    _everywhere._keep(key, step, None)
+    workers = [pid for pid in procs() if pid != 1]
+    calls = _groups.call_each(workers, lambda pid: _calls._remotecall(step[0], pid, step[1], {}))
+    _load_here(*step)
+    _, errors = _groups.values_of(calls)
     if errors:
-        group = ExceptionGroup(f"{filename} failed on {len(errors)} of {len(futures)} workers", errors)
-        print_error(group)
+        print_error(_groups.group_of(f"-L {filename}", errors).with_traceback(None))
         raise SystemExit(1)
 
 
-def load(text: str, filename: str) -> None:
-    """Runs the text of a file in `__main__` of this process; `__file__` is its name meanwhile."""
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+def _load_here(run: Any, arguments: tuple[Any, ...]) -> None:
     namespace = sys.modules["__main__"].__dict__
     before = {name: namespace[name] for name in ("__file__",) if name in namespace}
-    namespace["__file__"] = filename
     try:
-        execute(_compile(text, filename))
+        run(*arguments)
     finally:
-        del namespace["__file__"]
+        namespace.pop("__file__", None)
         namespace.update(before)
 
 
-_ENTRIES = (execute.__code__, _run_module.__code__)
+_ENTRIES = (execute.__code__, _run_module.__code__, _load_here.__code__)
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 
 
 def users_part(trace: TracebackType | None, error: BaseException) -> TracebackType | None:
     """Returns the part of a traceback that the program would have without pydist."""
     part = trace
     while part is not None:
-        if part.tb_frame.f_code in _ENTRIES:
-            return part.tb_next
+        entered = part.tb_frame.f_code in _ENTRIES
         part = part.tb_next
+        if entered:
+            while part is not None and part.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+                part = part.tb_next
+            return part
     # It was not running yet. What else goes wrong in pydist itself is shown whole.
     return None if isinstance(error, SyntaxError | KeyboardInterrupt) else trace
 

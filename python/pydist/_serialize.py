@@ -25,6 +25,7 @@ from pydist import _pickle_path
 from pydist._captures import Capture, large_captures, warn_large_captures
 from pydist._plain import ARRAYS, ATOMS, LARGE_BYTES, learn_numpy, name_opcodes, plainness
 from pydist._reducers import Raw, Reducer, reducer_for
+from pydist._sources import with_lines
 
 Ref: TypeAlias = tuple[int, int, int]
 Dumped: TypeAlias = tuple[bytes, list[pickle.PickleBuffer], list[Ref]]
@@ -156,9 +157,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
 
     def reduce_by_value(self, obj: Any) -> Any:
         """Lets cloudpickle reduce a function or class."""
+        reduced = super().reducer_override(obj)
         if isinstance(obj, types.FunctionType):
             self.captures.extend(large_captures(obj))
-        return super().reducer_override(obj)
+            return with_lines(obj, reduced)
+        return reduced
 
     def keep_in_band(self, nbytes: int) -> bool:
         """Says whether a buffer of this size goes into the stream, because there are very many."""
