@@ -200,8 +200,10 @@ READY = """
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-@pytest.mark.parametrize("how", ["file", "-c"])
+@pytest.mark.parametrize(
+    ("number", "how"),
+    [(signal.SIGINT, "file"), (signal.SIGINT, "-c"), (signal.SIGTERM, "file"), (signal.SIGKILL, "-c")],
+)
 def test_death_by_a_signal_passes_through_and_takes_the_workers_along(number, how):
     with Script(READY.format("future.fetch()"), how=how, flags=(*PYDIST, "-p", "2")) as script:
         script.wait_for("ready")
