@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import io
+import linecache
 import os
 import pkgutil
 import runpy
@@ -51,6 +52,10 @@ class Program:
         _set_folder(os.getcwd() if self.kind == "module" else "")
         _fresh_main(file="<stdin>" if self.kind == "stdin" else None)
         if self.kind == "code":
+            if sys.version_info >= (3, 13):
+                # From this version on, Python's own tracebacks show the lines of -c.
+                lines = self.target.splitlines(keepends=True)
+                linecache.cache["<string>"] = (len(self.target), None, lines, "<string>")
             return _compile(self.target, "<string>")
         if self.kind == "stdin":
             return _compile(sys.stdin.buffer.read(), "<stdin>")
