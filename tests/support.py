@@ -208,9 +208,9 @@ class Script:
         elif how == "-c":
             command = ["-c", text]
         else:
-            command = ["-"]
+            command = ["-"] if how == "-" else []
         self._stdin = folder / "stdin"
-        self._stdin.write_text(text if how == "-" else "")
+        self._stdin.write_text(text if how in ("-", "stdin") else "")
         self._out, self._err = folder / "stdout", folder / "stderr"
         environment = {**os.environ, TOKEN: self.token, "PYTHONPATH": str(TESTS), **(env or {})}
         with self._stdin.open() as stdin, self._out.open("w") as out, self._err.open("w") as err:

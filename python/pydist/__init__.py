@@ -37,6 +37,8 @@ from ._errors import (
     VersionMismatchError,
 )
 from ._everywhere import everywhere
+from ._ipython import load_ipython_extension as load_ipython_extension
+from ._ipython import unload_ipython_extension as unload_ipython_extension
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
 from ._pmap import pgenerate, pmap
 from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
