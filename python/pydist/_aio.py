@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import time
 import weakref
 
 from . import _core, _refs, _serialize
+
+HANDED_OVER = 1.0
+"""Seconds to wait for an outcome that another thread of the core is about to hand over."""
 
 
 class _Hub:
@@ -17,12 +21,17 @@ class _Hub:
         self._queue = _core.Queue(True)
         self._keys = itertools.count()
         self._waiting: dict[int, asyncio.Future[_core.Outcome]] = {}
+        self._futures: dict[int, _refs.Future] = {}
         # Requests to channels that have no answer yet, those that nobody wants any more included.
         self._requests: dict[int, tuple[_core.Ref, int]] = {}
         loop.add_reader(self._queue.fileno(), self._drain)
 
     def _drain(self) -> None:
         for key, outcome in self._queue.drain():
+            future = self._futures.pop(key, None)
+            if future is not None:
+                # It keeps the value even where nobody awaits it any more: the owner may have let go of it.
+                future.accept(outcome)
             waiter = self._waiting.pop(key, None)
             request = self._requests.pop(key, None)
             if waiter is not None and not waiter.done():
@@ -30,16 +39,28 @@ class _Hub:
             elif request is not None:
                 _give_back(request, outcome)
 
-    async def outcome_of(self, ref: _core.Ref) -> _core.Outcome:
+    async def arrival(self, future: _refs.Future) -> None:
         key = next(self._keys)
         waiter: asyncio.Future[_core.Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[key] = waiter
-        watch = ref.tell(self._queue, key, True)
+        self._futures[key] = future
+        watch = future._ref.tell(self._queue, key, True)
         try:
-            return await waiter
+            await waiter
         finally:
-            if self._waiting.pop(key, None) is not None and watch is not None:
-                ref.untell(watch)
+            if self._waiting.pop(key, None) is not None:
+                if watch is not None and future._ref.untell(watch):
+                    del self._futures[key]
+                else:
+                    self._collect(key)
+
+    def _collect(self, key: int) -> None:
+        """Waits for an outcome that another thread of the core is about to hand over."""
+        until = time.monotonic() + HANDED_OVER
+        self._drain()
+        while (key in self._futures or key in self._requests) and time.monotonic() < until:
+            time.sleep(0.0001)
+            self._drain()
 
     async def channel_outcome(
         self, ref: _core.Ref, op: int, dumped: _serialize.Dumped, timeout: float | None
@@ -49,7 +70,6 @@ class _Hub:
         data, buffers, refs = dumped
         until = _check_timeout(timeout)
         req = _core.channel_tell(ref, op, data, [b.raw() for b in buffers], refs, self._queue, key)
-        _refs.unpin()
         waiter = self._waiting[key] = loop.create_future()
         self._requests[key] = ref, req
         timer = until and loop.call_later(until[0], _core.channel_withdraw, ref, req)
@@ -74,6 +94,9 @@ class _Hub:
             _give_back(request, waiter.result())
         elif _core.channel_unwant(*request):
             self._requests.pop(key, None)
+        else:
+            # The loop may be about to end: nobody else would give the item back.
+            self._collect(key)
 
 
 def _give_back(request: tuple[_core.Ref, int], outcome: _core.Outcome) -> None:
@@ -99,9 +122,9 @@ def _hub() -> _Hub:
     return hub
 
 
-async def outcome_of(ref: _core.Ref) -> _core.Outcome:
-    """The outcome of a reference, once it is there; the loop goes on meanwhile."""
-    return await _hub().outcome_of(ref)
+async def arrival(future: _refs.Future) -> None:
+    """Returns once what a future is waited for has come to it; the loop goes on meanwhile."""
+    await _hub().arrival(future)
 
 
 async def channel_outcome(

@@ -66,7 +66,6 @@ def remotecall(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) 
         return _refs.call_here(f, args, kwargs)
     data, buffers, refs = _dump(f, args, kwargs)
     future = _refs.wrap(_core.call_future(pid, data, buffers, refs))
-    _refs.unpin()
     return future
 
 
@@ -106,7 +105,6 @@ def remotecall_fetch(f: Callable[..., T], where: int, /, *args: Any, **kwargs: A
         return here
     data, buffers, refs = _dump(f, args, kwargs)
     outcome = _core.call_fetch(pid, data, buffers, refs)
-    _refs.unpin()
     if outcome.status == _refs.VALUE:
         value: T = _serialize.loads(outcome.data, outcome.buffers)
         return value
@@ -169,7 +167,6 @@ def remote_do(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) -
         return
     data, buffers, refs = _dump(f, args, kwargs)
     _core.call_do(pid, data, buffers, refs)
-    _refs.unpin()
 
 
 def _printing(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -340,8 +340,7 @@ class RemoteChannel:
         ref = (self.where, self.whence, self.id)
         pin = self._ref.pin()
         if pin is not None:
-            _refs.pin_until_sent(pin)
-            _serialize.note_ref(*ref)
+            _serialize.note_ref(*ref, pin)
         return _rebuild, (*ref, self._custom)
 
     def __copy__(self) -> RemoteChannel:
@@ -354,9 +353,7 @@ class RemoteChannel:
         self, op: int, timeout: float | None = None, dumped: _serialize.Dumped | None = None
     ) -> _core.Outcome:
         data, buffers, refs = dumped or _NOTHING
-        outcome = _core.channel_ask(self._ref, op, data, [b.raw() for b in buffers], refs, timeout)
-        _refs.unpin()
-        return outcome
+        return _core.channel_ask(self._ref, op, data, [b.raw() for b in buffers], refs, timeout)
 
     async def _ask_async(
         self, op: int, timeout: float | None, dumped: _serialize.Dumped | None = None

@@ -216,7 +216,6 @@ class _Map:
         arguments = (self._key, self._on_error is not None, batch)
         data, buffers, refs = _calls._dump(_batches.run, arguments, {})
         call = _core.call_queue(pid, data, buffers, refs, self._queue, key)
-        _refs.unpin()
         self._flying[key].call = call
 
     def _run_here(self, key: int, batch: list[tuple[Any, ...]]) -> None:

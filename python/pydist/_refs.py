@@ -23,25 +23,6 @@ _futures_lock = threading.RLock()
 _local_calls: dict[int, tuple[Future, Any, tuple[Any, ...], dict[str, Any]]] = {}
 
 
-class _Pins(threading.local):
-    def __init__(self) -> None:
-        self.refs: list[_core.Ref] = []
-
-
-_pins = _Pins()
-
-
-def unpin() -> None:
-    """The message that was pickled last on this thread has been sent."""
-    if _pins.refs:
-        _pins.refs.clear()
-
-
-def pin_until_sent(pin: _core.Ref) -> None:
-    """Keeps a reference that is being pickled on this thread until the message has been sent."""
-    _pins.refs.append(pin)
-
-
 class Future:
     """A value that is or will be on some process; it is set once.
 
@@ -123,7 +104,10 @@ class Future:
         """
         _session.refuse_in_forked_child()
         if not self._done:
-            self._accept(self._ref.fetch(timeout), timeout)
+            if self._raw is None and not self._ref.fetch(timeout, self):
+                self._await_other_thread(timeout)
+            else:
+                self._load()
         value, error = self._outcome
         if error is not None:
             raise error.with_traceback(None)
@@ -175,7 +159,6 @@ class Future:
                 return self
             data, buffers, refs = _serialize.dumps(value)
             done = self._ref.put(data, [b.raw() for b in buffers], refs)
-            unpin()
             if not done:
                 raise FutureAlreadySetError(f"{self!r} has a value already")
             self._outcome = (value, None)
@@ -213,13 +196,14 @@ class Future:
         from . import _aio
 
         if not self._done:
-            self._accept((yield from _aio.outcome_of(self._ref).__await__()), None)
+            yield from _aio.arrival(self).__await__()
         return self.fetch()
 
     def __reduce__(self) -> tuple[Any, ...]:
         ref = (self.where, self.whence, self.id)
         if not _serialize.dumping():
             return _invalid, (self.whence, self.id)
+        pin: _core.Ref | None = None
         with self._lock:
             if self.where == _core.me():
                 self._export()
@@ -227,8 +211,7 @@ class Future:
                 pin = self._ref.pin()
                 if pin is None:
                     return _with_outcome, (ref, *self._carried())
-                pin_until_sent(pin)
-        _serialize.note_ref(*ref)
+        _serialize.note_ref(*ref, pin)
         return _rebuild, ref
 
     def __copy__(self) -> Future:
@@ -243,13 +226,10 @@ class Future:
         except BaseException as error:
             return None, (*dump_exception(error, _core.me())[:2],)
 
-    def _accept(self, outcome: _core.Outcome, timeout: float | None) -> None:
-        """Takes what a fetch brought: the value, or the news that another thread has it."""
-        if outcome.status == YES:
-            self._await_other_thread(timeout)
-            return
-        self._raw = outcome
-        self._load()
+    def accept(self, outcome: _core.Outcome) -> None:
+        """Keeps what a wait has brought, unless that is just the news that a value is here already."""
+        if outcome.status != YES:
+            self._raw = outcome
 
     def _await_other_thread(self, timeout: float | None) -> None:
         until = None if timeout is None else time.monotonic() + timeout
@@ -373,6 +353,8 @@ def load_outcome(outcome: _core.Outcome) -> tuple[Any, BaseException | None]:
     if outcome.status == VALUE:
         try:
             return _serialize.loads(outcome.data, outcome.buffers), None
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             return None, error
     return None, error_of(outcome)

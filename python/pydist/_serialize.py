@@ -46,23 +46,34 @@ class PicklingError(pickle.PicklingError, TypeError):
     path: str = ""
 
 
+class Refs(list[Ref]):
+    """The references that a pickle names; as long as it lives, their owners keep them for this process."""
+
+    __slots__ = ("pins",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pins: list[Any] = []
+
+
 class _State(threading.local):
     """What is under way on this thread: the references of the innermost dumps, and whether it is a loads."""
 
-    refs: list[Ref] | None = None
+    refs: Refs | None = None
     loading: bool = False
 
 
 _state = _State()
 
 
-def note_ref(owner: int, whence: int, id: int) -> bool:
+def note_ref(owner: int, whence: int, id: int, pin: Any = None) -> bool:
     """Records a reference met while pickling.
 
     Parameters:
         owner: the process that keeps the value.
         whence: the process that made the reference.
         id: its number there.
+        pin: what keeps the value until the pickle has been sent.
 
     Returns:
         Whether a dumps of pydist is under way on this thread; if not, the reference leaves the cluster.
@@ -74,6 +85,8 @@ def note_ref(owner: int, whence: int, id: int) -> bool:
     if refs is None:
         return False
     refs.append((owner, whence, id))
+    if pin is not None:
+        refs.pins.append(pin)
     return True
 
 
@@ -207,7 +220,7 @@ def _run_pickler(obj: Any) -> tuple[bytes, _Pickler]:
 def collect_refs() -> Iterator[list[Ref]]:
     """Makes a dumps be under way on this thread, and gives the list of the references met in it."""
     saved = _state.refs, _state.loading
-    refs: list[Ref] = []
+    refs = Refs()
     _state.refs, _state.loading = refs, False
     try:
         yield refs
@@ -264,7 +277,7 @@ def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]]) -> Dumped
     """Pickles the general way; `roots` gives the names of the parts, for an error."""
     state = _state
     saved = state.refs, state.loading
-    refs: list[Ref] = []
+    refs = Refs()
     state.refs, state.loading = refs, False
     try:
         data, pickler = _run_pickler(obj)

@@ -41,6 +41,27 @@ pub enum Item {
     Stop,
 }
 
+/// What an executor has taken.
+#[derive(Debug)]
+pub struct Taken {
+    pub item: Item,
+    /// No other executor is idle: another thread is to be started.
+    pub lonely: bool,
+    /// The call is not to run: no thread is left for it, and all that there are wait for others.
+    pub refused: bool,
+}
+
+impl Taken {
+    fn new(item: Item) -> Taken {
+        let (lonely, refused) = (false, false);
+        Taken {
+            item,
+            lonely,
+            refused,
+        }
+    }
+}
+
 /// Executors that are kept when there is nothing to do.
 const IDLE_MAX: usize = 16;
 
@@ -92,6 +113,8 @@ struct ExecutorState {
     active: bool,
     /// It has taken a call that has not started.
     starting: bool,
+    /// Its call is blocked in a wait that ends by itself: it sleeps, or has a timeout.
+    pausing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -100,13 +123,68 @@ struct State {
     queue: VecDeque<Item>,
     idle: Vec<Arc<Executor>>,
     executors: usize,
+    /// The most executors that there may be; none for no limit. The last idle one of them runs no calls: it does what
+    /// is urgent, and refuses calls for which no thread will be free.
+    limit: Option<usize>,
     active: usize,
+    pausing: usize,
     /// A call has been taken and has not started yet.
     starting: bool,
     /// Counts calls taken: tells the stall check whether anything moved.
     taken: u64,
     taken_at_check: u64,
     stopped: bool,
+}
+
+impl State {
+    /// Whether an executor is the one that is kept back once there are as many as there may be.
+    fn is_reserve(&self, executor: &Arc<Executor>) -> bool {
+        self.limit.is_some_and(|limit| self.executors >= limit)
+            && self.idle.iter().all(|e| Arc::ptr_eq(e, executor))
+    }
+
+    /// Whether every call that runs waits for another process, or for another call, without end.
+    fn is_stuck(&self) -> bool {
+        self.active == 0 && self.pausing == 0 && !self.starting
+    }
+
+    /// Whether waking an idle executor would do nothing for the calls that wait.
+    fn only_reserve(&self) -> bool {
+        self.idle.len() == 1 && self.idle.first().is_some_and(|e| self.is_reserve(e)) && !self.is_stuck()
+    }
+
+    /// The executor does nothing from now on, or does what is none of a call.
+    fn rest(&mut self, own: &mut ExecutorState) {
+        if std::mem::take(&mut own.starting) {
+            self.starting = false;
+        }
+        if std::mem::take(&mut own.active) {
+            self.active -= 1;
+        }
+    }
+
+    fn next_call(&mut self, executor: &Arc<Executor>, own: &mut ExecutorState) -> Option<Taken> {
+        if self.starting {
+            return None;
+        }
+        if self.is_reserve(executor) {
+            if !self.is_stuck() {
+                return None;
+            }
+            let refused = true;
+            return self.queue.pop_front().map(|item| Taken {
+                refused,
+                ..Taken::new(item)
+            });
+        }
+        let item = self.queue.pop_front()?;
+        self.starting = true;
+        own.starting = true;
+        own.active = true;
+        self.active += 1;
+        self.taken += 1;
+        Some(Taken::new(item))
+    }
 }
 
 /// The queue of calls and the executors that serve it.
@@ -178,44 +256,25 @@ impl Inbox {
     }
 
     /// Takes the next item for an executor, or puts it among the idle ones.
-    ///
-    /// The flag tells that no other executor is idle.
-    pub(crate) fn take(&self, executor: &Arc<Executor>) -> Option<(Item, bool)> {
+    pub(crate) fn take(&self, executor: &Arc<Executor>) -> Option<Taken> {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
-        if own.starting {
-            own.starting = false;
-            state.starting = false;
-        }
-        if own.active {
-            own.active = false;
-            state.active -= 1;
-        }
+        state.rest(&mut own);
         if state.stopped {
-            return Some((Item::Stop, false));
+            return Some(Taken::new(Item::Stop));
         }
-        let item = match state.urgent.pop_front() {
-            Some(item) => Some(item),
-            None if state.starting => None,
-            None => {
-                let item = state.queue.pop_front();
-                if matches!(item, Some(Item::Call(_) | Item::Local(_))) {
-                    state.starting = true;
-                    own.starting = true;
-                    own.active = true;
-                    state.active += 1;
-                    state.taken += 1;
-                }
-                item
-            }
+        let taken = match state.urgent.pop_front() {
+            Some(item) => Some(Taken::new(item)),
+            None => state.next_call(executor, &mut own),
         };
-        match item {
-            Some(item) => {
+        match taken {
+            Some(mut taken) => {
                 state.idle.retain(|e| !Arc::ptr_eq(e, executor));
-                let lonely = state.idle.is_empty();
-                Some((item, lonely))
+                let room = state.limit.is_none_or(|limit| state.executors < limit);
+                taken.lonely = state.idle.is_empty() && room;
+                Some(taken)
             }
-            None if !executor.stays && state.idle.len() >= IDLE_MAX => Some((Item::Stop, false)),
+            None if !executor.stays && state.idle.len() >= IDLE_MAX => Some(Taken::new(Item::Stop)),
             None => {
                 if !state.idle.iter().any(|e| Arc::ptr_eq(e, executor)) {
                     state.idle.push(executor.clone());
@@ -223,6 +282,11 @@ impl Inbox {
                 None
             }
         }
+    }
+
+    /// There are to be no more executors than this.
+    pub(crate) fn limit(&self, executors: usize) {
+        self.state.lock().limit = Some(executors);
     }
 
     /// The call that the executor has taken starts: the next one may be taken.
@@ -239,16 +303,15 @@ impl Inbox {
     }
 
     /// The executor's call blocks in a wait of pydist, and gives its slot back.
-    pub(crate) fn block(&self, executor: &Executor) -> Option<Arc<Executor>> {
+    ///
+    /// `pauses` tells that the wait ends by itself.
+    pub(crate) fn block(&self, executor: &Executor, pauses: bool) -> Option<Arc<Executor>> {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
-        if own.starting {
-            own.starting = false;
-            state.starting = false;
-        }
-        if own.active {
-            own.active = false;
-            state.active -= 1;
+        state.rest(&mut own);
+        if pauses && !own.pausing {
+            own.pausing = true;
+            state.pausing += 1;
         }
         if state.active == 0 && !state.queue.is_empty() {
             pick(&mut state.idle)
@@ -261,6 +324,9 @@ impl Inbox {
     pub(crate) fn unblock(&self, executor: &Executor) {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
+        if std::mem::take(&mut own.pausing) {
+            state.pausing -= 1;
+        }
         if !own.active {
             own.active = true;
             state.active += 1;
@@ -279,7 +345,8 @@ impl Inbox {
         let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
         state.taken_at_check = state.taken;
         let free = !state.starting || !state.urgent.is_empty();
-        let wake = if stalled && free {
+        let in_vain = state.urgent.is_empty() && state.only_reserve();
+        let wake = if stalled && free && !in_vain {
             pick(&mut state.idle)
         } else {
             None

@@ -13,7 +13,7 @@ use pydist_proto::message::Member;
 
 use crate::death::Dying;
 use crate::driver::Driver;
-use crate::inbox::{Executor, Inbox, Item};
+use crate::inbox::{Executor, Inbox, Item, Taken};
 use crate::link::Link;
 use crate::listener::Listener;
 use crate::parker::Parked;
@@ -294,8 +294,13 @@ impl Node {
         self.inbox.unregister(executor);
     }
 
-    /// Waits for something to do; `Err` is a signal. The flag tells that no other executor is idle.
-    pub fn next_item(&self, executor: &Arc<Executor>, may_lead: bool) -> Result<(Item, bool), Parked> {
+    /// There are to be no more executors than this; calls that would need more are refused where all are stuck.
+    pub fn limit_executors(&self, limit: usize) {
+        self.inbox.limit(limit);
+    }
+
+    /// Waits for something to do; `Err` is a signal.
+    pub fn next_item(&self, executor: &Arc<Executor>, may_lead: bool) -> Result<Taken, Parked> {
         loop {
             if let Some(taken) = self.inbox.take(executor) {
                 return Ok(taken);
@@ -318,9 +323,9 @@ impl Node {
         executor.interrupt(self)
     }
 
-    /// The executor's call is about to block in a wait of pydist.
-    pub fn block(&self, executor: &Executor) {
-        if let Some(other) = self.inbox.block(executor) {
+    /// The executor's call is about to block in a wait of pydist, which ends by itself if it `pauses`.
+    pub fn block(&self, executor: &Executor, pauses: bool) {
+        if let Some(other) = self.inbox.block(executor, pauses) {
             other.parker.unpark(&self.driver);
         }
     }

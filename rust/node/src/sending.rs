@@ -197,8 +197,9 @@ impl Node {
         self.with_machine(|machine| machine.watch(id, want, wake))
     }
 
-    pub fn unwatch(&self, id: RefId, key: u64) {
-        self.with_machine(|machine| machine.unwatch(id, key));
+    /// Takes a wait back; false where its waiter has been woken, or is about to be.
+    pub fn unwatch(&self, id: RefId, key: u64) -> bool {
+        self.with_machine(|machine| machine.unwatch(id, key))
     }
 
     /// A value that was waited for was not taken after all.

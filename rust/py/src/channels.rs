@@ -1,7 +1,7 @@
 //! Channels: requests to those of this process and of others.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pydist_node::waiter::{Cell, Wake};
 use pydist_proto::ids::{RefId, RemoteRef};
@@ -13,14 +13,11 @@ use pyo3::prelude::*;
 use crate::buffer::{RefTuple, Sent};
 use crate::calls::sending;
 use crate::errors;
-use crate::lifecycle::{detached, node};
+use crate::lifecycle::node;
 use crate::outcome::{Outcome, outcome};
 use crate::queue::Queue;
 use crate::refs::Ref;
-use crate::waiting::{Ended, deadline, wait};
-
-/// How long to wait for an answer that another thread of the core is about to hand over.
-const HANDED_OVER: Duration = Duration::from_secs(1);
+use crate::waiting::{Ended, deadline, handed_over, wait};
 
 /// A request to a channel, and where its answer comes.
 struct Request {
@@ -60,17 +57,7 @@ impl Request {
         if node.unwant(self.target, self.req) {
             return Ok(());
         }
-        let end = Instant::now() + HANDED_OVER;
-        let late = detached(py, || {
-            loop {
-                match self.cell.wait(node, Some(end), false) {
-                    Ok(answer) => return Some(answer),
-                    Err(_) if Instant::now() >= end => return None,
-                    Err(_) => {}
-                }
-            }
-        });
-        if let Some(answer) = late {
+        if let Some(answer) = handed_over(py, &self.cell)? {
             if answer.status == Status::Value {
                 node.give_item_back(self.target, self.req);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pydist_node::inbox::{self, Item};
+use pydist_node::inbox::{self, Item, Taken};
 use pydist_node::waiter::Cell;
 use pydist_proto::message::CallMode;
 use pyo3::prelude::*;
@@ -60,9 +60,10 @@ impl Executor {
 
     /// Waits for something to do.
     ///
-    /// Returns (kind, whether no other thread is idle, what): "call" with (src, id, mode, data, buffers, hold),
+    /// Returns (kind, whether another thread is to be started, what): "call" with (src, id, mode, data, buffers, hold),
     /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "exit", "stop", and
-    /// "signal" after a signal whose handler did not raise.
+    /// "signal" after a signal whose handler did not raise; "refused call" and "refused local" for those that are
+    /// not to run since no thread is left.
     fn next(&self, py: Python<'_>, may_lead: bool) -> PyResult<(&'static str, bool, Py<PyAny>)> {
         let node = match node() {
             Ok(node) => node,
@@ -70,12 +71,17 @@ impl Executor {
         };
         let taken = py.detach(|| {
             let taken = node.next_item(&self.inner, may_lead);
-            if !matches!(taken, Ok((Item::Stop, _))) {
+            if !matches!(&taken, Ok(taken) if matches!(taken.item, Item::Stop)) {
                 crate::lifecycle::sleep_if_closed();
             }
             taken
         });
-        let Ok((item, lonely)) = taken else {
+        let Ok(Taken {
+            item,
+            lonely,
+            refused,
+        }) = taken
+        else {
             py.check_signals()?;
             return Ok(("signal", false, py.None()));
         };
@@ -84,9 +90,13 @@ impl Executor {
             Item::Call(call) => {
                 let (data, buffers, hold) = parts(py, call.body)?;
                 let what = (call.src, call.id, call.mode as u32, data, buffers, hold);
-                ("call", lonely, what.into_pyobject(py)?.into_any().unbind())
+                let kind = if refused { "refused call" } else { "call" };
+                (kind, lonely, what.into_pyobject(py)?.into_any().unbind())
             }
-            Item::Local(id) => ("local", lonely, id.into_pyobject(py)?.into_any().unbind()),
+            Item::Local(id) => {
+                let kind = if refused { "refused local" } else { "local" };
+                (kind, lonely, id.into_pyobject(py)?.into_any().unbind())
+            }
             Item::Export(id) => (
                 "export",
                 lonely,
@@ -139,6 +149,13 @@ impl Executor {
         }
         sending(py, &sent, |payload| node.answer_fetch(src, id, status, payload))
     }
+}
+
+/// There are to be no more threads that run calls than this.
+#[pyfunction]
+pub(crate) fn limit_threads(limit: usize) -> PyResult<()> {
+    node()?.limit_executors(limit);
+    Ok(())
 }
 
 /// Has an exception raised in another thread of Python, or takes back the one that has not been raised yet.

@@ -14,7 +14,7 @@ use crate::errors;
 use crate::lifecycle::{node, node_for_drop};
 use crate::outcome::{Outcome, outcome};
 use crate::queue::Queue;
-use crate::waiting::{Ended, deadline, wait};
+use crate::waiting::{Ended, deadline, handed_over, wait};
 
 /// One handle of a reference; when it is dropped, the owner hears of it.
 #[pyclass(frozen, module = "pydist._core")]
@@ -54,11 +54,14 @@ impl Ref {
         match wait(py, cell.clone(), until, |end| cell.wait(node, end, true)) {
             Ok(outcome) => Ok(outcome),
             Err(ended) => {
-                node.unwatch(id, key);
-                if let Some(outcome) = cell.try_take()
-                    && want == Want::Value
+                if !node.unwatch(id, key)
+                    && let Some(outcome) = handed_over(py, &cell)?
                 {
-                    node.restore(id, outcome);
+                    match ended {
+                        Ended::TimedOut => return Ok(outcome),
+                        Ended::Raised(_) if want == Want::Value => node.restore(id, outcome),
+                        Ended::Raised(_) => {}
+                    }
                 }
                 Err(match ended {
                     Ended::Raised(error) => error,
@@ -103,11 +106,16 @@ impl Ref {
         self.target.id.id
     }
 
-    /// Waits for the value; status Yes means that Python has it already.
-    #[pyo3(signature = (timeout=None))]
-    fn fetch(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Outcome> {
+    /// Waits for the value and makes it the attribute `_raw` of `holder`, so that no signal comes between.
+    ///
+    /// False where another thread of Python has it.
+    fn fetch(&self, py: Python<'_>, timeout: Option<f64>, holder: &Bound<'_, PyAny>) -> PyResult<bool> {
         let answer = self.await_watch(py, Want::Value, timeout)?;
-        outcome(py, answer)
+        if answer.status == Status::Yes {
+            return Ok(false);
+        }
+        holder.setattr("_raw", outcome(py, answer)?)?;
+        Ok(true)
     }
 
     /// Waits until there is a value.
@@ -134,9 +142,10 @@ impl Ref {
     }
 
     /// Takes back what `tell` asked for.
-    fn untell(&self, watch: u64) -> PyResult<()> {
-        node()?.unwatch(self.target.id, watch);
-        Ok(())
+    ///
+    /// False where the queue has been told, or is about to be.
+    fn untell(&self, watch: u64) -> PyResult<bool> {
+        Ok(node()?.unwatch(self.target.id, watch))
     }
 
     /// Whether there is a value, asking the owner where this process does not know.

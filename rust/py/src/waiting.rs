@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use pydist_node::Parked;
 use pydist_node::inbox::Executor;
-use pydist_node::waiter::Nudge;
+use pydist_node::waiter::{Cell, Nudge};
+use pydist_proto::record;
 use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 
@@ -70,7 +71,7 @@ pub(crate) fn wait<T: Send>(
         let result = detached(py, || match &executor {
             None => attempt(end),
             Some(executor) => {
-                node.block(executor);
+                node.block(executor, until.is_some());
                 executor.set_waiting(Some(target.clone()));
                 let result = attempt(end);
                 executor.set_waiting(None);
@@ -92,4 +93,22 @@ pub(crate) fn wait<T: Send>(
             return Err(Ended::Raised(PyKeyboardInterrupt::new_err(())));
         }
     }
+}
+
+/// How long to wait for an outcome that another thread of the core is about to hand over.
+const HANDED_OVER: Duration = Duration::from_secs(1);
+
+/// The outcome that is in a cell already, or that another thread is about to put there.
+pub(crate) fn handed_over(py: Python<'_>, cell: &Cell) -> PyResult<Option<record::Outcome>> {
+    let node = node()?;
+    let end = Instant::now() + HANDED_OVER;
+    Ok(detached(py, || {
+        loop {
+            match cell.wait(node, Some(end), false) {
+                Ok(outcome) => return Some(outcome),
+                Err(_) if Instant::now() >= end => return None,
+                Err(_) => {}
+            }
+        }
+    }))
 }

@@ -570,21 +570,26 @@ impl<W> Machine<W> {
     }
 
     /// Takes a waiter back; a request that waits for nobody else is withdrawn from the owner.
-    pub fn unwatch(&mut self, id: RefId, key: u64) {
+    ///
+    /// False where the waiter has been woken already, or is about to be.
+    pub fn unwatch(&mut self, id: RefId, key: u64) -> bool {
         let Some(record) = self.records.get_mut(&id) else {
-            return;
+            return false;
         };
+        let before = record.waiters.len();
         record
             .waiters
             .retain(|w| !matches!(w, Waiter::Local { key: k, .. } if *k == key));
+        let waited = record.waiters.len() < before;
         if !record.waiters.is_empty() || record.owner == self.me {
-            return;
+            return waited;
         }
         let owner = record.owner;
         let asked = [record.asked_value.take(), record.asked_ready.take()];
         for req in asked.into_iter().flatten() {
             self.withdraw(owner, req, id);
         }
+        waited
     }
 
     /// Whether what came here is not a value but an error.
