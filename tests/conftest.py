@@ -15,7 +15,19 @@ import pytest
 import support
 
 WITHOUT_PROCESSES = {"unit", "examples", "typing"}
-WARM_THREADS = 8  # executors may stay warm between calls
+WARM_THREADS = 16  # executors stay warm between calls (IDLE_MAX in rust/node/src/inbox.rs)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--milestone", action="store_true", help="the full figures of load tests, which take many minutes"
+    )
+
+
+@pytest.fixture
+def milestone(request: pytest.FixtureRequest) -> bool:
+    """Say whether load tests are to run with their full figures."""
+    return bool(request.config.getoption("--milestone"))
 
 
 class Held:

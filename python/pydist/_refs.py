@@ -18,6 +18,7 @@ Waitable = TypeVar("Waitable", "Future", "RemoteChannel")
 
 VALUE, ERROR, CANCELLED, YES, NO, ALREADY_SET, UNKNOWN_REF, EXITED, CLOSED = range(9)
 
+# Those that have been passed on, or have come from elsewhere: others stay out, since the table never shrinks.
 _futures: weakref.WeakValueDictionary[tuple[int, int], Future] = weakref.WeakValueDictionary()
 _futures_lock = threading.RLock()
 _local_calls: dict[int, tuple[Future, Any, tuple[Any, ...], dict[str, Any]]] = {}
@@ -50,8 +51,6 @@ class Future:
     def __init__(self, pid: int | None = None) -> None:
         _session.ensure_started()
         self._init(_core.create_future(_core.me() if pid is None else _session.as_pid(pid)))
-        with _futures_lock:
-            _futures[self.whence, self.id] = self
 
     def _init(self, ref: _core.Ref) -> None:
         self._ref = ref
@@ -204,6 +203,8 @@ class Future:
         if not _serialize.dumping():
             return _invalid, (self.whence, self.id)
         pin: _core.Ref | None = None
+        with _futures_lock:
+            _futures[self.whence, self.id] = self
         with self._lock:
             if self.where == _core.me():
                 self._export()
@@ -321,8 +322,6 @@ def wrap(ref: _core.Ref) -> Future:
     """The future of a handle that the core has just made."""
     future = Future.__new__(Future)
     future._init(ref)
-    with _futures_lock:
-        _futures[ref.whence, ref.id] = future
     return future
 
 
@@ -333,7 +332,7 @@ def _rebuild(owner: int, whence: int, id: int) -> Any:
         known = _futures.get((whence, id))
         if known is not None:
             return known
-        future = wrap(_core.reference(owner, whence, id))
+        future = _futures[whence, id] = wrap(_core.reference(owner, whence, id))
         # Others hold it: a value set here must outlive the objects of this process.
         future._exported = owner == _core.me()
         return future

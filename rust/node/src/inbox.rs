@@ -354,6 +354,11 @@ impl Inbox {
         Pushed { wake, check: true }
     }
 
+    /// Gives back the room of a long queue that has become short.
+    pub(crate) fn shrink(&self) {
+        self.state.lock().queue.shrink_to(IDLE_MAX);
+    }
+
     pub(crate) fn executors(&self) -> usize {
         self.state.lock().executors
     }

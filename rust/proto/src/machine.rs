@@ -13,6 +13,7 @@ use crate::record::{Outcome, Record, State, Waiter, Want};
 
 mod channels;
 mod members;
+mod memory;
 mod refs;
 
 /// A result up to this size travels to the caller with the news that the call has ended.
