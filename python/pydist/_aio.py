@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import time
 import weakref
 
 from . import _core, _refs, _serialize
 
+FOR_EVER = 1e9
+"""Seconds that are longer than a timer of an event loop may run."""
 HANDED_OVER = 1.0
 """Seconds to wait for an outcome that another thread of the core is about to hand over."""
 
@@ -68,11 +69,12 @@ class _Hub:
         key = next(self._keys)
         loop = asyncio.get_running_loop()
         data, buffers, refs = dumped
-        until = _check_timeout(timeout)
         req = _core.channel_tell(ref, op, data, [b.raw() for b in buffers], refs, self._queue, key)
         waiter = self._waiting[key] = loop.create_future()
         self._requests[key] = ref, req
-        timer = until and loop.call_later(until[0], _core.channel_withdraw, ref, req)
+        timer = None
+        if timeout is not None and timeout < FOR_EVER:
+            timer = loop.call_later(max(0.0, timeout), _core.channel_withdraw, ref, req)
         try:
             outcome: _core.Outcome = await waiter
         except BaseException:
@@ -102,13 +104,6 @@ class _Hub:
 def _give_back(request: tuple[_core.Ref, int], outcome: _core.Outcome) -> None:
     if outcome.status == _refs.VALUE:
         _core.channel_give_back(*request)
-
-
-def _check_timeout(timeout: float | None) -> tuple[float] | None:
-    """The seconds of a timeout that ends at some time."""
-    if timeout is not None and math.isnan(timeout):
-        raise ValueError("timeout must be a number of seconds, not NaN")
-    return None if timeout is None or timeout > 1e9 else (max(0.0, timeout),)
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = weakref.WeakKeyDictionary()

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _core, _serialize, _session
+from . import _core, _serialize, _session, _timeouts
 from ._errors import CancelledError, FutureAlreadySetError, dump_exception, load_exception, local_exception
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Future:
         Distributed.jl: `fetch`.
         """
         _session.refuse_in_forked_child()
+        timeout = _timeouts.seconds(timeout)
         if not self._done:
             if self._raw is None and not self._ref.fetch(timeout, self):
                 self._await_other_thread(timeout)
@@ -124,6 +125,7 @@ class Future:
 
         Distributed.jl: `wait`.
         """
+        timeout = _timeouts.seconds(timeout)
         if not self._done:
             self._ref.wait(timeout)
         return self
@@ -474,7 +476,7 @@ def as_completed(futures: Iterable[Future], timeout: float | None = None) -> Ite
             future.wait()
         if not isinstance(future, Future):
             raise TypeError(f"as_completed() takes futures, not {type(future).__name__}")
-    return _as_completed(waiting, timeout)
+    return _as_completed(waiting, _timeouts.seconds(timeout))
 
 
 def _as_completed(waiting: dict[int, Future], timeout: float | None) -> Iterator[Future]:
