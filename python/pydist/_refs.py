@@ -230,8 +230,8 @@ class Future:
             return None, (*dump_exception(error, _core.me())[:2],)
 
     def accept(self, outcome: _core.Outcome) -> None:
-        """Keeps what a wait has brought, unless that is just the news that a value is here already."""
-        if outcome.status != YES:
+        """Keeps the value that a wait has brought; it may be here already, or never come."""
+        if outcome.status not in (YES, EXITED):
             self._raw = outcome
 
     def _await_other_thread(self, timeout: float | None) -> None:

@@ -111,6 +111,8 @@ impl std::fmt::Debug for Executor {
 struct ExecutorState {
     /// It runs a call that is not blocked in a wait of pydist.
     active: bool,
+    /// It has taken a call that has not ended.
+    occupied: bool,
     /// It has taken a call that has not started.
     starting: bool,
     /// Its call is blocked in a wait that ends by itself: it sleeps, or has a timeout.
@@ -126,6 +128,7 @@ struct State {
     /// The most executors that there may be; none for no limit. The last idle one of them runs no calls: it does what
     /// is urgent, and refuses calls for which no thread will be free.
     limit: Option<usize>,
+    occupied: usize,
     active: usize,
     pausing: usize,
     /// A call has been taken and has not started yet.
@@ -137,20 +140,14 @@ struct State {
 }
 
 impl State {
-    /// Whether an executor is the one that is kept back once there are as many as there may be.
-    fn is_reserve(&self, executor: &Arc<Executor>) -> bool {
-        self.limit.is_some_and(|limit| self.executors >= limit)
-            && self.idle.iter().all(|e| Arc::ptr_eq(e, executor))
+    /// Whether just one executor is free, and is kept back since there are as many as there may be.
+    fn only_reserve(&self) -> bool {
+        self.limit.is_some_and(|limit| self.executors >= limit) && self.executors <= self.occupied + 1
     }
 
     /// Whether every call that runs waits for another process, or for another call, without end.
     fn is_stuck(&self) -> bool {
         self.active == 0 && self.pausing == 0 && !self.starting
-    }
-
-    /// Whether waking an idle executor would do nothing for the calls that wait.
-    fn only_reserve(&self) -> bool {
-        self.idle.len() == 1 && self.idle.first().is_some_and(|e| self.is_reserve(e)) && !self.is_stuck()
     }
 
     /// The executor does nothing from now on, or does what is none of a call.
@@ -163,11 +160,11 @@ impl State {
         }
     }
 
-    fn next_call(&mut self, executor: &Arc<Executor>, own: &mut ExecutorState) -> Option<Taken> {
+    fn next_call(&mut self, own: &mut ExecutorState) -> Option<Taken> {
         if self.starting {
             return None;
         }
-        if self.is_reserve(executor) {
+        if self.only_reserve() {
             if !self.is_stuck() {
                 return None;
             }
@@ -182,6 +179,8 @@ impl State {
         own.starting = true;
         own.active = true;
         self.active += 1;
+        own.occupied = true;
+        self.occupied += 1;
         self.taken += 1;
         Some(Taken::new(item))
     }
@@ -220,6 +219,11 @@ impl Inbox {
 
     pub(crate) fn unregister(&self, executor: &Arc<Executor>) {
         let mut state = self.state.lock();
+        let mut own = executor.state.lock();
+        state.rest(&mut own);
+        if std::mem::take(&mut own.occupied) {
+            state.occupied -= 1;
+        }
         state.executors -= 1;
         state.idle.retain(|e| !Arc::ptr_eq(e, executor));
     }
@@ -260,12 +264,15 @@ impl Inbox {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
         state.rest(&mut own);
+        if std::mem::take(&mut own.occupied) {
+            state.occupied -= 1;
+        }
         if state.stopped {
             return Some(Taken::new(Item::Stop));
         }
         let taken = match state.urgent.pop_front() {
             Some(item) => Some(Taken::new(item)),
-            None => state.next_call(executor, &mut own),
+            None => state.next_call(&mut own),
         };
         match taken {
             Some(mut taken) => {
@@ -345,7 +352,7 @@ impl Inbox {
         let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
         state.taken_at_check = state.taken;
         let free = !state.starting || !state.urgent.is_empty();
-        let in_vain = state.urgent.is_empty() && state.only_reserve();
+        let in_vain = state.urgent.is_empty() && state.only_reserve() && !state.is_stuck();
         let wake = if stalled && free && !in_vain {
             pick(&mut state.idle)
         } else {
