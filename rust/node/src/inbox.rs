@@ -82,15 +82,18 @@ impl Executor {
         *self.waiting.lock() = wait;
     }
 
-    /// Interrupts the wait of its call, or the next one; true where it waits now.
-    pub(crate) fn interrupt(&self, node: &Node) -> bool {
+    /// Has the wait of its call, or the next one, look for an exception that was sent to its thread.
+    pub(crate) fn interrupt(&self, node: &Node) {
         self.interrupted.store(true, Ordering::SeqCst);
         let waiting = self.waiting.lock();
         match &*waiting {
             Some(wait) => wait.nudge(node),
             None => self.parker.unpark(&node.driver),
         }
-        waiting.is_some()
+    }
+
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
     }
 
     /// Whether its wait was interrupted; asking takes the interrupt.

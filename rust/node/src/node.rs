@@ -318,9 +318,10 @@ impl Node {
         }
     }
 
-    /// Interrupts the wait of an executor's call; one that waits later is interrupted then.
-    pub fn nudge_executor(&self, executor: &Executor) -> bool {
-        executor.interrupt(self)
+    /// Has the wait of an executor's call look for an exception that was sent to its thread; one that waits later
+    /// looks then.
+    pub fn nudge_executor(&self, executor: &Executor) {
+        executor.interrupt(self);
     }
 
     /// The executor's call is about to block in a wait of pydist, which ends by itself if it `pauses`.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use pydist_node::inbox::{self, Item, Taken};
 use pydist_node::waiter::Cell;
 use pydist_proto::message::CallMode;
+use pyo3::PyTypeInfo;
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::buffer::{RefTuple, Sent};
 use crate::calls::sending;
@@ -40,9 +43,10 @@ impl Executor {
         }
     }
 
-    /// Interrupts what the call waits for in pydist; true where it does.
-    fn nudge(&self) -> PyResult<bool> {
-        Ok(node()?.nudge_executor(&self.inner))
+    /// Has what the call waits for in pydist, now or later, look for an exception that was sent to its thread.
+    fn nudge(&self) -> PyResult<()> {
+        node()?.nudge_executor(&self.inner);
+        Ok(())
     }
 
     /// Forgets an interrupt that came too late for its call.
@@ -158,12 +162,28 @@ pub(crate) fn limit_threads(limit: usize) -> PyResult<()> {
     Ok(())
 }
 
-/// Has an exception raised in another thread of Python, or takes back the one that has not been raised yet.
+/// Has KeyboardInterrupt raised in the thread that runs a call, if it still does: it cannot end in between, since the
+/// interpreter is not let go.
 #[pyfunction]
-#[pyo3(signature = (thread, exception))]
-pub(crate) fn raise_in_thread(thread: u64, exception: Option<Bound<'_, PyAny>>) {
-    let raw = exception.as_ref().map_or(std::ptr::null_mut(), |e| e.as_ptr());
-    // SAFETY: the interpreter is held, and `raw` is null or an object that lives through the call, which takes
-    // a reference of its own (tests/cluster/test_interrupt.py).
-    unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::ffi::c_long, raw) };
+pub(crate) fn interrupt_call(running: &Bound<'_, PyDict>, key: (u32, u64), thread: u64) -> PyResult<bool> {
+    let runs = match running.get_item(key)? {
+        Some(on) => on.extract::<u64>()? == thread,
+        None => false,
+    };
+    if runs {
+        raise_in(thread, PyKeyboardInterrupt::type_object(running.py()).as_ptr());
+    }
+    Ok(runs)
+}
+
+/// Takes back an exception that was sent to a thread and has not been raised yet.
+#[pyfunction]
+pub(crate) fn forget_exception(thread: u64) {
+    raise_in(thread, std::ptr::null_mut());
+}
+
+fn raise_in(thread: u64, exception: *mut pyo3::ffi::PyObject) {
+    // SAFETY: the interpreter is held by the callers, and `exception` is null or an object that lives through the
+    // call, which takes a reference of its own (tests/faults/test_interrupted_waits.py).
+    unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::ffi::c_long, exception) };
 }
