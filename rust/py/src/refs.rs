@@ -208,7 +208,10 @@ impl Ref {
 
     /// A further handle for passing the reference on; None where the value is here, to be passed on itself.
     fn pin(&self) -> PyResult<Option<Ref>> {
-        Ok(node()?.pin(self.target.id).then_some(Ref { target: self.target }))
+        // A handle that is made is dropped some time: only one that has been counted may be.
+        Ok(node()?
+            .pin(self.target.id)
+            .then(|| Ref::held(self.target.owner, self.target.id)))
     }
 
     /// Queues the call to this process itself that is to make the value.
