@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import time
 import weakref
 
 from . import _core, _refs, _serialize
 from ._channels import PUT
+
+FOR_EVER = 1e9
+"""Seconds that are longer than a timer of an event loop may run."""
+HANDED_OVER = 1.0
+"""Seconds to wait for an outcome that another thread of the core is about to hand over."""
 
 
 class _Request:
@@ -62,24 +68,41 @@ class _Hub:
         self._queue = _core.Queue(True)
         self._keys = itertools.count()
         self._waiting: dict[int, asyncio.Future[_core.Outcome]] = {}
+        self._futures: dict[int, _refs.Future] = {}
         loop.add_reader(self._queue.fileno(), self._drain)
 
     def _drain(self) -> None:
         for key, outcome in self._queue.drain():
+            future = self._futures.pop(key, None)
+            if future is not None:
+                # It keeps the value even where nobody awaits it any more: the owner may have let go of it.
+                future.accept(outcome)
             waiter = self._waiting.pop(key, None)
             if waiter is not None and not waiter.done():
                 waiter.set_result(outcome)
 
-    async def outcome_of(self, ref: _core.Ref) -> _core.Outcome:
+    async def arrival(self, future: _refs.Future) -> None:
         key = next(self._keys)
         waiter: asyncio.Future[_core.Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[key] = waiter
-        watch = ref.tell(self._queue, key, True)
+        self._futures[key] = future
+        watch = future._ref.tell(self._queue, key, True)
         try:
-            return await waiter
+            await waiter
         finally:
-            if self._waiting.pop(key, None) is not None and watch is not None:
-                ref.untell(watch)
+            if self._waiting.pop(key, None) is not None:
+                if watch is not None and future._ref.untell(watch):
+                    del self._futures[key]
+                else:
+                    self._collect(key)
+
+    def _collect(self, key: int) -> None:
+        """Waits for an outcome that another thread of the core is about to hand over."""
+        until = time.monotonic() + HANDED_OVER
+        self._drain()
+        while key in self._futures and time.monotonic() < until:
+            time.sleep(0.0001)
+            self._drain()
 
     async def channel_outcome(
         self, ref: _core.Ref, op: int, dumped: _serialize.Dumped, timeout: float | None
@@ -89,7 +112,6 @@ class _Hub:
         data, buffers, refs = dumped
         seconds = _check_timeout(timeout)
         req = _core.channel_tell(ref, op, data, [b.raw() for b in buffers], refs, self._queue, key, timeout)
-        _refs.unpin()
         waiter = self._waiting[key] = loop.create_future()
         request = _Request(ref, req, waiter, timeout)
         if seconds is not None:
@@ -113,7 +135,7 @@ def _check_timeout(timeout: float | None) -> float | None:
     """The seconds of a timeout that ends at some time."""
     if timeout is not None and math.isnan(timeout):
         raise ValueError("timeout must be a number of seconds, not NaN")
-    return None if timeout is None or timeout > 1e9 else max(0.0, timeout)
+    return None if timeout is None or timeout > FOR_EVER else max(0.0, timeout)
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = weakref.WeakKeyDictionary()
@@ -127,9 +149,9 @@ def _hub() -> _Hub:
     return hub
 
 
-async def outcome_of(ref: _core.Ref) -> _core.Outcome:
-    """The outcome of a reference, once it is there; the loop goes on meanwhile."""
-    return await _hub().outcome_of(ref)
+async def arrival(future: _refs.Future) -> None:
+    """Returns once what a future is waited for has come to it; the loop goes on meanwhile."""
+    await _hub().arrival(future)
 
 
 async def channel_outcome(

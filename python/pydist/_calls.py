@@ -34,7 +34,6 @@ def _send(send: Callable[..., T], pid: int, f: Any, args: tuple[Any, ...], kwarg
     else:
         with sending:
             result = send(pid, data, [b.raw() for b in buffers] if buffers else [], refs)
-    _refs.unpin()
     return result
 
 

@@ -8,8 +8,8 @@ import sys
 import threading
 from typing import Any
 
-from . import _batches, _channels, _config, _core, _free_workers, _interrupts, _refs, _serialize
-from ._errors import dump_exception
+from . import _batches, _channels, _config, _core, _free_workers, _interrupts, _lines, _refs, _serialize
+from ._errors import ThreadLimitError, dump_exception
 from ._traceback_text import format_traceback
 
 _VALUE, _ERROR = 0, 1
@@ -25,6 +25,7 @@ def start(*, leads: bool) -> None:
     """Starts the first thread; with `leads`, idle threads read the sockets themselves."""
     global _leads
     _leads = leads
+    _core.limit_threads(_config.threads_max())
     _spawn()
 
 
@@ -37,9 +38,10 @@ def _spawn() -> None:
     try:
         threading.Thread(target=_thread, name="pydist-call", daemon=True).start()
     except RuntimeError:
-        # No thread is to be had now: the calls wait for one that is there.
+        # No thread is to be had: the calls wait for one that is there, or are refused.
         with _threads_lock:
             _threads -= 1
+            _core.limit_threads(max(2, _threads))
 
 
 def _thread() -> None:
@@ -86,10 +88,35 @@ def _step(executor: _core.Executor) -> bool:
         _free_workers.members_changed()
     elif kind == "note":
         logging.getLogger("pydist").info("%s", what)
+    elif kind == "refused call":
+        _refuse_call(executor, *what)
+    elif kind == "refused local":
+        _refuse_local(executor, what)
     elif kind == "exit":
         _interrupts.leave_main()
         return False
     return True
+
+
+def _limit_error() -> ThreadLimitError:
+    return ThreadLimitError(
+        f"process {_core.me()} has no thread left for this call: all {_threads} wait for other calls or "
+        "processes; raise the limit with the environment variable PYDIST_MAX_THREADS"
+    )
+
+
+def _refuse_call(
+    executor: _core.Executor, src: int, id: int, mode: int, data: Any, buffers: list[Any], hold: Any
+) -> None:
+    executor.started(src, id)
+    _answer_error(executor, (src, id), mode, _limit_error())
+
+
+def _refuse_local(executor: _core.Executor, id: int) -> None:
+    call = _refs.take_local_call(id)
+    executor.started(_core.me(), id)
+    if call is not None:
+        _refs.finish_local_call(call[0], None, _limit_error())
 
 
 def _run_call(
@@ -111,6 +138,7 @@ def _run_call(
             value = f(*args, **kwargs)
         finally:
             _interrupts.leave(key)
+            _lines.end_call()
     except BaseException as error:
         del f, args, kwargs
         _answer_error(executor, key, mode, error)
@@ -138,7 +166,6 @@ def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, val
         del value
         data, buffers, refs = dumped
         executor.answer(*key, mode, _VALUE, data, [b.raw() for b in buffers] if buffers else [], refs)
-        _refs.unpin()
     except BaseException as error:
         _answer_error(executor, key, mode, error)
 
@@ -151,7 +178,6 @@ def _answer_error(executor: _core.Executor, key: tuple[int, int], mode: int, err
     try:
         data, buffers, refs = dump_exception(error, _core.me())
         executor.answer(*key, mode, _ERROR, data, [b.raw() for b in buffers], refs)
-        _refs.unpin()
     except BaseException:
         # Nobody can be answered any more: the process is ending.
         return
@@ -180,6 +206,7 @@ def _run_local(executor: _core.Executor, id: int) -> None:
             value = f(*args, **kwargs)
         finally:
             _interrupts.leave(key)
+            _lines.end_call()
     except BaseException as error:
         del f, args, kwargs
         _refs.finish_local_call(future, None, error)

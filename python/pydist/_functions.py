@@ -97,7 +97,6 @@ class SentFunction:
                 return
             data, buffers, refs = self._message()
             _core.call_do(pid, data, buffers, refs)
-            _refs.unpin()
             self._pids.add(pid)
 
     def _message(self) -> tuple[Any, list[Any], list[Any]]:

@@ -178,7 +178,6 @@ class Run:
             data, buffers, refs = self._dump(batch, flight)
             lane = 0 if self._at_once else self._number
             flight.call = _core.call_queue(flight.worker, data, buffers, refs, self._queue, key, lane)
-            _refs.unpin()
         except ProcessExitedException:
             del self._flights[key]
             self._schedule.cancelled(key, time.monotonic_ns())

@@ -59,23 +59,34 @@ class ByValueError(BaseException):
     """A function or class among the arguments of a call goes by value, where that was not wanted."""
 
 
+class Refs(list[Ref]):
+    """The references that a pickle names; as long as it lives, their owners keep them for this process."""
+
+    __slots__ = ("pins",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pins: list[Any] = []
+
+
 class _State(threading.local):
     """What is under way on this thread: the references of the innermost dumps, and whether it is a loads."""
 
-    refs: list[Ref] | None = None
+    refs: Refs | None = None
     loading: bool = False
 
 
 _state = _State()
 
 
-def note_ref(owner: int, whence: int, id: int) -> bool:
+def note_ref(owner: int, whence: int, id: int, pin: Any = None) -> bool:
     """Records a reference met while pickling.
 
     Parameters:
         owner: the process that keeps the value.
         whence: the process that made the reference.
         id: its number there.
+        pin: what keeps the value until the pickle has been sent.
 
     Returns:
         Whether a dumps of pydist is under way on this thread; if not, the reference leaves the cluster.
@@ -87,6 +98,8 @@ def note_ref(owner: int, whence: int, id: int) -> bool:
     if refs is None:
         return False
     refs.append((owner, whence, id))
+    if pin is not None:
+        refs.pins.append(pin)
     return True
 
 
@@ -224,7 +237,7 @@ def _run_pickler(obj: Any, by_value: bool = True) -> tuple[bytes, _Pickler]:
 def collect_refs() -> Iterator[list[Ref]]:
     """Makes a dumps be under way on this thread, and gives the list of the references met in it."""
     saved = _state.refs, _state.loading
-    refs: list[Ref] = []
+    refs = Refs()
     _state.refs, _state.loading = refs, False
     try:
         yield refs
@@ -288,7 +301,7 @@ def _dump_rooted(
     """Pickles the general way; `roots` gives the names of the parts, for an error."""
     state = _state
     saved = state.refs, state.loading
-    refs: list[Ref] = []
+    refs = Refs()
     state.refs, state.loading = refs, False
     try:
         data, pickler = _run_pickler(obj, by_value)

@@ -10,7 +10,7 @@ import time
 import types
 from typing import Any
 
-from . import _core, _executor, _interrupts, _session
+from . import _core, _executor, _interrupts, _lines, _session
 
 
 def main(cookie: bytes, config: dict[str, Any]) -> None:
@@ -69,8 +69,8 @@ def _detach_streams() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout = sys.__stdout__ = _lines.install(sys.stdout)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _lines.install(sys.stderr)  # type: ignore[misc]
 
 
 def _fresh_main() -> None:

@@ -75,6 +75,7 @@ impl Node {
         let result = act(&mut machine);
         let outputs = machine.take_outputs();
         let deltas = machine.deltas_waiting();
+        let oversized = machine.is_oversized();
         drop(machine);
         for output in outputs {
             self.carry_out(output);
@@ -83,6 +84,9 @@ impl Node {
             self.tell_owners();
         } else if deltas > 0 {
             self.driver.arm(crate::sync::now() + TELL_AFTER);
+        }
+        if oversized {
+            self.driver.arm(crate::sync::now() + crate::reactor::SHRINK_AFTER);
         }
         result
     }

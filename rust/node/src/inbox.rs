@@ -44,6 +44,27 @@ pub enum Item {
     Stop,
 }
 
+/// What an executor has taken.
+#[derive(Debug)]
+pub struct Taken {
+    pub item: Item,
+    /// No other executor is idle: another thread is to be started.
+    pub lonely: bool,
+    /// The call is not to run: no thread is left for it, and all that there are wait for others.
+    pub refused: bool,
+}
+
+impl Taken {
+    fn new(item: Item) -> Taken {
+        let (lonely, refused) = (false, false);
+        Taken {
+            item,
+            lonely,
+            refused,
+        }
+    }
+}
+
 /// Executors that are kept when there is nothing to do.
 const IDLE_MAX: usize = 16;
 
@@ -64,15 +85,14 @@ impl Executor {
         *self.waiting.lock() = wait;
     }
 
-    /// Interrupts the wait of its call, or the next one; true where it waits now.
-    pub(crate) fn interrupt(&self, node: &Node) -> bool {
+    /// Has the wait of its call, or the next one, look for an exception that was sent to its thread.
+    pub(crate) fn interrupt(&self, node: &Node) {
         self.interrupted.store(true, Ordering::SeqCst);
         let waiting = self.waiting.lock();
         match &*waiting {
             Some(wait) => wait.nudge(node),
             None => self.parker.unpark(&node.driver),
         }
-        waiting.is_some()
     }
 
     /// Whether its wait was interrupted, or the next one is to be.
@@ -98,8 +118,12 @@ impl std::fmt::Debug for Executor {
 struct ExecutorState {
     /// It runs a call that is not blocked in a wait of pydist.
     active: bool,
+    /// It has taken a call that has not ended.
+    occupied: bool,
     /// It has taken a call that has not started.
     starting: bool,
+    /// Its call is blocked in a wait that ends by itself: it sleeps, or has a timeout.
+    pausing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -109,13 +133,65 @@ struct State {
     lanes: Lanes,
     idle: Vec<Arc<Executor>>,
     executors: usize,
+    /// The most executors that there may be; none for no limit. The last idle one of them runs no calls: it does what
+    /// is urgent, and refuses calls for which no thread will be free.
+    limit: Option<usize>,
+    occupied: usize,
     active: usize,
+    pausing: usize,
     /// A call has been taken and has not started yet.
     starting: bool,
     /// Counts calls taken: tells the stall check whether anything moved.
     taken: u64,
     taken_at_check: u64,
     stopped: bool,
+}
+
+impl State {
+    /// Whether just one executor is free, and is kept back since there are as many as there may be.
+    fn only_reserve(&self) -> bool {
+        self.limit.is_some_and(|limit| self.executors >= limit) && self.executors <= self.occupied + 1
+    }
+
+    /// Whether every call that runs waits for another process, or for another call, without end.
+    fn is_stuck(&self) -> bool {
+        self.active == 0 && self.pausing == 0 && !self.starting
+    }
+
+    /// The executor does nothing from now on, or does what is none of a call.
+    fn rest(&mut self, own: &mut ExecutorState) {
+        if std::mem::take(&mut own.starting) {
+            self.starting = false;
+        }
+        if std::mem::take(&mut own.active) {
+            self.active -= 1;
+        }
+    }
+
+    fn next_call(&mut self, own: &mut ExecutorState) -> Option<Taken> {
+        if self.starting {
+            return None;
+        }
+        if self.only_reserve() {
+            if !self.is_stuck() {
+                return None;
+            }
+            let refused = true;
+            return self.queue.pop_front().map(|item| Taken {
+                refused,
+                ..Taken::new(item)
+            });
+        }
+        let item = self.queue.pop_front()?;
+        self.starting = true;
+        own.starting = true;
+        own.active = true;
+        self.active += 1;
+        own.occupied = true;
+        self.occupied += 1;
+        self.taken += 1;
+        Some(Taken::new(item))
+    }
 }
 
 /// The queue of calls and the executors that serve it.
@@ -166,6 +242,11 @@ impl Inbox {
 
     pub(crate) fn unregister(&self, executor: &Arc<Executor>) {
         let mut state = self.state.lock();
+        let mut own = executor.state.lock();
+        state.rest(&mut own);
+        if std::mem::take(&mut own.occupied) {
+            state.occupied -= 1;
+        }
         state.executors -= 1;
         state.idle.retain(|e| !Arc::ptr_eq(e, executor));
     }
@@ -225,44 +306,28 @@ impl Inbox {
     }
 
     /// Takes the next item for an executor, or puts it among the idle ones.
-    ///
-    /// The flag tells that no other executor is idle.
-    pub(crate) fn take(&self, executor: &Arc<Executor>) -> Option<(Item, bool)> {
+    pub(crate) fn take(&self, executor: &Arc<Executor>) -> Option<Taken> {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
-        if own.starting {
-            own.starting = false;
-            state.starting = false;
-        }
-        if own.active {
-            own.active = false;
-            state.active -= 1;
+        state.rest(&mut own);
+        if std::mem::take(&mut own.occupied) {
+            state.occupied -= 1;
         }
         if state.stopped {
-            return Some((Item::Stop, false));
+            return Some(Taken::new(Item::Stop));
         }
-        let item = match state.urgent.pop_front() {
-            Some(item) => Some(item),
-            None if state.starting => None,
-            None => {
-                let item = state.queue.pop_front();
-                if matches!(item, Some(Item::Call(_) | Item::Local(_))) {
-                    state.starting = true;
-                    own.starting = true;
-                    own.active = true;
-                    state.active += 1;
-                    state.taken += 1;
-                }
-                item
-            }
+        let taken = match state.urgent.pop_front() {
+            Some(item) => Some(Taken::new(item)),
+            None => state.next_call(&mut own),
         };
-        match item {
-            Some(item) => {
+        match taken {
+            Some(mut taken) => {
                 state.idle.retain(|e| !Arc::ptr_eq(e, executor));
-                let lonely = state.idle.is_empty();
-                Some((item, lonely))
+                let room = state.limit.is_none_or(|limit| state.executors < limit);
+                taken.lonely = state.idle.is_empty() && room;
+                Some(taken)
             }
-            None if !executor.stays && state.idle.len() >= IDLE_MAX => Some((Item::Stop, false)),
+            None if !executor.stays && state.idle.len() >= IDLE_MAX => Some(Taken::new(Item::Stop)),
             None => {
                 if !state.idle.iter().any(|e| Arc::ptr_eq(e, executor)) {
                     state.idle.push(executor.clone());
@@ -270,6 +335,11 @@ impl Inbox {
                 None
             }
         }
+    }
+
+    /// There are to be no more executors than this.
+    pub(crate) fn limit(&self, executors: usize) {
+        self.state.lock().limit = Some(executors);
     }
 
     /// The call that the executor has taken starts: the next one may be taken.
@@ -286,16 +356,15 @@ impl Inbox {
     }
 
     /// The executor's call blocks in a wait of pydist, and gives its slot back.
-    pub(crate) fn block(&self, executor: &Executor) -> Option<Arc<Executor>> {
+    ///
+    /// `pauses` tells that the wait ends by itself.
+    pub(crate) fn block(&self, executor: &Executor, pauses: bool) -> Option<Arc<Executor>> {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
-        if own.starting {
-            own.starting = false;
-            state.starting = false;
-        }
-        if own.active {
-            own.active = false;
-            state.active -= 1;
+        state.rest(&mut own);
+        if pauses && !own.pausing {
+            own.pausing = true;
+            state.pausing += 1;
         }
         if state.active == 0 && !state.queue.is_empty() {
             pick(&mut state.idle)
@@ -308,6 +377,9 @@ impl Inbox {
     pub(crate) fn unblock(&self, executor: &Executor) {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
+        if std::mem::take(&mut own.pausing) {
+            state.pausing -= 1;
+        }
         if !own.active {
             own.active = true;
             state.active += 1;
@@ -326,7 +398,8 @@ impl Inbox {
         let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
         state.taken_at_check = state.taken;
         let free = !state.starting || !state.urgent.is_empty();
-        let wake = if stalled && free {
+        let in_vain = state.urgent.is_empty() && state.only_reserve() && !state.is_stuck();
+        let wake = if stalled && free && !in_vain {
             pick(&mut state.idle)
         } else {
             None
@@ -337,6 +410,11 @@ impl Inbox {
     /// Whether calls wait behind those that run.
     pub(crate) fn has_calls(&self) -> bool {
         !self.state.lock().queue.is_empty()
+    }
+
+    /// Gives back the room of a long queue that has become short.
+    pub(crate) fn shrink(&self) {
+        self.state.lock().queue.shrink_to(IDLE_MAX);
     }
 
     pub(crate) fn executors(&self) -> usize {

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use crate::cork::Cork;
 use crate::death::Dying;
 use crate::driver::Driver;
-use crate::inbox::{Executor, Inbox, Item, Pushed};
+use crate::inbox::{Executor, Inbox, Item, Pushed, Taken};
 use crate::link::Link;
 use crate::listener::Listener;
 use crate::parker::Parked;
@@ -306,8 +306,13 @@ impl Node {
         self.inbox.unregister(executor);
     }
 
-    /// Waits for something to do; `Err` is a signal. The flag tells that no other executor is idle.
-    pub fn next_item(&self, executor: &Arc<Executor>, may_lead: bool) -> Result<(Item, bool), Parked> {
+    /// There are to be no more executors than this; calls that would need more are refused where all are stuck.
+    pub fn limit_executors(&self, limit: usize) {
+        self.inbox.limit(limit);
+    }
+
+    /// Waits for something to do; `Err` is a signal.
+    pub fn next_item(&self, executor: &Arc<Executor>, may_lead: bool) -> Result<Taken, Parked> {
         loop {
             if let Some(taken) = self.inbox.take(executor) {
                 return Ok(taken);
@@ -326,15 +331,16 @@ impl Node {
         }
     }
 
-    /// Interrupts the wait of an executor's call; one that waits later is interrupted then.
-    pub fn nudge_executor(&self, executor: &Executor) -> bool {
-        executor.interrupt(self)
+    /// Has the wait of an executor's call look for an exception that was sent to its thread; one that waits later
+    /// looks then.
+    pub fn nudge_executor(&self, executor: &Executor) {
+        executor.interrupt(self);
     }
 
-    /// The executor's call is about to block in a wait of pydist.
-    pub fn block(&self, executor: &Executor) {
+    /// The executor's call is about to block in a wait of pydist, which ends by itself if it `pauses`.
+    pub fn block(&self, executor: &Executor, pauses: bool) {
         self.uncork();
-        if let Some(other) = self.inbox.block(executor) {
+        if let Some(other) = self.inbox.block(executor, pauses) {
             other.parker.unpark(&self.driver);
         }
     }

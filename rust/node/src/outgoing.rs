@@ -12,6 +12,9 @@ use rustix::io::Errno;
 /// Whole messages joined into one system call.
 const BATCH: usize = 64;
 
+/// Room for so many messages is kept once all are written.
+const ROOM_KEPT: usize = 4096;
+
 /// A message that is to be written.
 pub(crate) enum Outgoing {
     Bytes(Vec<u8>),
@@ -161,6 +164,7 @@ impl Queue {
                 }
                 continue;
             } else {
+                self.small.shrink_to(ROOM_KEPT);
                 return Ok(());
             };
             match result {

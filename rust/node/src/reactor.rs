@@ -8,6 +8,12 @@ use crate::link::{Link, Reading};
 use crate::node::Node;
 use crate::poll::interrupted;
 
+/// The tables of the machine give back what they do not need after this time, when a burst may be over.
+pub(crate) const SHRINK_AFTER: Duration = Duration::from_millis(100);
+
+/// So much of what finalizers have left may wait for the reactor.
+const DROPPED_MAX: usize = 1024;
+
 /// Starts the thread; it ends once the node closes. It never attaches to Python.
 pub(crate) fn spawn(node: Arc<Node>) -> std::io::Result<()> {
     let blocked = block_signals();
@@ -56,9 +62,33 @@ impl Node {
         if stall.check {
             self.driver.arm(now + crate::inbox::STALL);
         }
+        self.give_memory_back();
         self.resume_listener();
         self.look_for_deaths(now);
         self.end_slow_handshakes(now);
+    }
+
+    /// After a large number of calls or references the system gets their memory back.
+    fn give_memory_back(&self) {
+        let mut machine = self.machine.lock();
+        if !machine.is_oversized() {
+            return;
+        }
+        machine.shrink();
+        drop(machine);
+        self.inbox.shrink();
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        // SAFETY: it takes no pointers, and may be called by any thread at any time.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
+    /// A thread that makes references takes part in letting others go, so that it cannot be faster than the reactor.
+    pub(crate) fn keep_up(&self) {
+        if self.dropped.len() >= DROPPED_MAX {
+            self.collect_dropped();
+        }
     }
 
     /// Applies what finalizers have left.

@@ -64,6 +64,7 @@ impl Node {
 
     /// Calls; the value stays there under the reference, of which the caller has one handle.
     pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
+        self.keep_up();
         let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
         self.send_payload(pid, Header::call(id.id, CallMode::Future), payload)
             .inspect_err(|_| self.with_machine(|machine| machine.release(id)))?;
@@ -223,6 +224,7 @@ impl Node {
     /// Makes an empty future on a process, with one handle here.
     pub fn create_future(&self, owner: ProcId) -> Result<RefId, CallFailed> {
         self.check_pid(owner)?;
+        self.keep_up();
         Ok(self.with_machine(|machine| machine.create_at(owner)))
     }
 
@@ -278,6 +280,7 @@ impl Node {
 
     /// Opens a call to this process itself, whose value is to be under the reference.
     pub fn call_local(&self) -> RefId {
+        self.keep_up();
         self.with_machine(|machine| machine.open_local_call())
     }
 

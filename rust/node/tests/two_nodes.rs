@@ -8,7 +8,7 @@ mod support;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pydist_node::inbox::Item;
+use pydist_node::inbox::{Item, Taken};
 use pydist_node::waiter::{Cell, Queue, Wake};
 use pydist_node::{Node, Payload};
 use pydist_proto::ids::{ProcId, RemoteRef};
@@ -22,7 +22,7 @@ fn echo(node: &Arc<Node>, leads: bool) -> std::thread::JoinHandle<()> {
     let node = node.clone();
     std::thread::spawn(move || {
         let executor = node.register_executor(true);
-        while let Ok((item, _)) = node.next_item(&executor, leads) {
+        while let Ok(Taken { item, .. }) = node.next_item(&executor, leads) {
             match item {
                 Item::Call(call) => {
                     node.begin_call(call.src, call.id);

@@ -16,6 +16,7 @@ use crate::record::{Outcome, Record, State, Waiter, Want};
 mod channels;
 mod counts;
 mod members;
+mod memory;
 mod refs;
 mod values;
 

@@ -28,7 +28,7 @@ mod _core {
         channel_tell, channel_unanswered, channel_unwant, channel_withdraw,
     };
     #[pymodule_export]
-    use super::executor::{Executor, raise_in_thread};
+    use super::executor::{Executor, forget_exception, interrupt_call, limit_threads};
     #[pymodule_export]
     use super::lifecycle::{
         abandon, after_fork_in_child, announce_ready, ask_exit, check_pid, close, dial_head, die_with_parent,

@@ -107,11 +107,16 @@ impl Ref {
         self.target.id.id
     }
 
-    /// Waits for the value; status Yes means that Python has it already.
-    #[pyo3(signature = (timeout=None))]
-    fn fetch(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Outcome> {
+    /// Waits for the value and makes it the attribute `_raw` of `holder`, so that no signal comes between.
+    ///
+    /// False where another thread of Python has it.
+    fn fetch(&self, py: Python<'_>, timeout: Option<f64>, holder: &Bound<'_, PyAny>) -> PyResult<bool> {
         let answer = self.await_watch(py, Want::Value, timeout)?;
-        outcome(py, answer)
+        if answer.status == Status::Yes {
+            return Ok(false);
+        }
+        holder.setattr("_raw", outcome(py, answer)?)?;
+        Ok(true)
     }
 
     /// Waits until there is a value.
@@ -138,9 +143,10 @@ impl Ref {
     }
 
     /// Takes back what `tell` asked for.
-    fn untell(&self, watch: u64) -> PyResult<()> {
-        node()?.unwatch(self.target.id, watch);
-        Ok(())
+    ///
+    /// False where the queue has been told, or is about to be.
+    fn untell(&self, watch: u64) -> PyResult<bool> {
+        Ok(node()?.unwatch(self.target.id, watch))
     }
 
     /// Whether there is a value, asking the owner where this process does not know.
@@ -203,7 +209,10 @@ impl Ref {
 
     /// A further handle for passing the reference on; None where the value is here, to be passed on itself.
     fn pin(&self) -> PyResult<Option<Ref>> {
-        Ok(node()?.pin(self.target.id).then_some(Ref { target: self.target }))
+        // A handle that is made is dropped some time: only one that has been counted may be.
+        Ok(node()?
+            .pin(self.target.id)
+            .then(|| Ref::held(self.target.owner, self.target.id)))
     }
 
     /// Queues the call to this process itself that is to make the value.

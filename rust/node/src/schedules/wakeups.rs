@@ -172,12 +172,12 @@ fn every_call_finds_an_executor() {
                 let executor = node.register_executor(true);
                 let mut ran = Vec::new();
                 loop {
-                    match node.next_item(&executor, leads) {
-                        Ok((Item::Call(call), _)) => {
+                    match node.next_item(&executor, leads).map(|taken| taken.item) {
+                        Ok(Item::Call(call)) => {
                             node.call_started(&executor);
                             ran.push(call.id);
                         }
-                        Ok((Item::Stop, _)) => break,
+                        Ok(Item::Stop) => break,
                         _ => {}
                     }
                 }
