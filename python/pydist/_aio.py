@@ -31,12 +31,7 @@ class _Request:
 
     def start(self, seconds: float, is_put: bool) -> None:
         """Sets the time after which the request is taken back."""
-        loop = asyncio.get_running_loop()
-        if is_put:
-            self._timer = loop.call_later(seconds, self._ask_whether_put)
-        else:
-            text = f"the channel did not get to it within {self._timeout} s"
-            self._timer = loop.call_later(seconds, self._expire, text)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._take_back, is_put)
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -50,10 +45,14 @@ class _Request:
         if not _core.channel_unwant(self._ref, self._req):
             _core.channel_give_back(self._ref, self._req)
 
-    def _ask_whether_put(self) -> None:
+    def _take_back(self, is_put: bool) -> None:
+        """Has the owner say whether the request was served in time; one that is silent is not waited for long."""
         _core.channel_withdraw(self._ref, self._req)
-        text = _core.channel_unanswered(self._ref, self._timeout)
-        self._timer = asyncio.get_running_loop().call_later(_core.PUT_GRACE, self._expire, text)
+        if is_put:
+            text, grace = _core.channel_unanswered(self._ref, self._timeout), _core.PUT_GRACE
+        else:
+            text, grace = f"the channel did not get to it within {self._timeout} s", _core.ASK_GRACE
+        self._timer = asyncio.get_running_loop().call_later(grace, self._expire, text)
 
     def _expire(self, text: str) -> None:
         """The time is over: an answer that is not in the queue, or about to be, is not waited for."""

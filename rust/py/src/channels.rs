@@ -20,7 +20,9 @@ use crate::refs::Ref;
 use crate::waiting::{Ended, deadline, wait};
 
 /// A put whose time is over waits so long for the owner's word whether the item is in the channel.
-pub(crate) const GRACE: Duration = Duration::from_secs(1);
+pub(crate) const PUT_GRACE: Duration = Duration::from_secs(1);
+/// So long do other requests wait: an owner that runs gives what is there even where the time was shorter than its way.
+pub(crate) const ASK_GRACE: Duration = Duration::from_millis(500);
 
 /// A request to a channel, and where its answer comes.
 struct Request {
@@ -35,22 +37,24 @@ struct Request {
 impl Request {
     /// Waits for the answer; where the time is over, takes the request back.
     ///
-    /// A put is told by its owner whether that came in time, unless the owner is silent; nothing else waits for it.
+    /// The owner says whether that came in time; an owner that is silent is not waited for long.
     fn answer(&self, py: Python<'_>, until: Option<Instant>) -> PyResult<record::Outcome> {
         if let Some(answer) = self.cell.try_take() {
             return Ok(answer);
         }
-        match self.wait(py, until)? {
-            Some(answer) => return Ok(answer),
-            None if self.op != RefOp::ChannelPut => {
-                return self.give_up(py)?.ok_or_else(|| timed_out(self.timeout));
-            }
-            None => node()?.withdraw(self.target, self.req),
+        if let Some(answer) = self.wait(py, until)? {
+            return Ok(answer);
         }
-        match self.wait(py, Some(Instant::now() + GRACE))? {
-            Some(answer) => Ok(answer),
-            None => self.give_up(py)?.ok_or_else(|| self.unanswered()),
+        node()?.withdraw(self.target, self.req);
+        let is_put = self.op == RefOp::ChannelPut;
+        let grace = if is_put { PUT_GRACE } else { ASK_GRACE };
+        if let Some(answer) = self.wait(py, Some(Instant::now() + grace))? {
+            return Ok(answer);
         }
+        self.give_up(py)?.ok_or_else(|| match is_put {
+            true => self.unanswered(),
+            false => timed_out(self.timeout),
+        })
     }
 
     /// Waits for the answer until the time is over; where the wait raises, the request is undone.
@@ -92,7 +96,7 @@ fn unanswered(owner: u32, timeout: Option<f64>) -> String {
         "process {owner} has not answered within {} s, nor said in another {} s whether the item was put: it takes \
          the item back out of the channel once it answers, unless some process takes the item first",
         timeout.unwrap_or_default(),
-        GRACE.as_secs()
+        PUT_GRACE.as_secs()
     )
 }
 

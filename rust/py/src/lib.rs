@@ -47,7 +47,8 @@ mod _core {
     /// Tells Python the version, which stands in `Cargo.toml` alone.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        module.add("PUT_GRACE", super::channels::GRACE.as_secs_f64())?;
+        module.add("ASK_GRACE", super::channels::ASK_GRACE.as_secs_f64())?;
+        module.add("PUT_GRACE", super::channels::PUT_GRACE.as_secs_f64())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }
