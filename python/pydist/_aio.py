@@ -46,7 +46,7 @@ class _Request:
             _core.channel_give_back(self._ref, self._req)
 
     def _take_back(self, is_put: bool) -> None:
-        """Has the owner say whether the request was served in time; one that is silent is not waited for long."""
+        """Has the owner say whether that comes in time; one that is silent is not waited for long."""
         _core.channel_withdraw(self._ref, self._req)
         if is_put:
             text, grace = _core.channel_unanswered(self._ref, self._timeout), _core.PUT_GRACE

@@ -133,28 +133,42 @@ def _run_call(
     if not executor.started(src, id):
         return
     try:
-        _interrupts.enter(key)
-        try:
-            value = f(*args, **kwargs)
-        finally:
-            _interrupts.leave(key)
-            _lines.end_call()
+        value, running = _call(key, f, args, kwargs)
     except BaseException as error:
         del f, args, kwargs
         _answer_error(executor, key, mode, error)
         return
     del f, args, kwargs
-    if value is not None and inspect.iscoroutine(value):
-        from . import _loop
-
-        _loop.run(
-            key,
+    if running is not None:
+        running.run(
             value,
             lambda result: _answer_value(executor, key, mode, result),
             lambda error: _answer_error(executor, key, mode, error),
         )
         return
     _answer_value(executor, key, mode, value)
+
+
+def _call(key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Calls a function; what goes on as a coroutine is taken up before the call could miss an interrupt."""
+    running = None
+    try:
+        _interrupts.enter(key)
+        try:
+            value = f(*args, **kwargs)
+            if value is not None and inspect.iscoroutine(value):
+                from . import _loop
+
+                running = _loop.Running(key)
+        finally:
+            _interrupts.leave(key)
+            _lines.end_call()
+    except BaseException:
+        if running is not None:
+            running.discard()
+            value.close()
+        raise
+    return value, running
 
 
 def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, value: Any) -> None:
@@ -201,22 +215,14 @@ def _run_local(executor: _core.Executor, id: int) -> None:
     future, f, args, kwargs = call
     del call
     try:
-        _interrupts.enter(key)
-        try:
-            value = f(*args, **kwargs)
-        finally:
-            _interrupts.leave(key)
-            _lines.end_call()
+        value, running = _call(key, f, args, kwargs)
     except BaseException as error:
         del f, args, kwargs
         _refs.finish_local_call(future, None, error)
         return
     del f, args, kwargs
-    if value is not None and inspect.iscoroutine(value):
-        from . import _loop
-
-        _loop.run(
-            key,
+    if running is not None:
+        running.run(
             value,
             lambda result: _refs.finish_local_call(future, result, None),
             lambda error: _refs.finish_local_call(future, None, error),

@@ -85,12 +85,13 @@ def leave_task(key: Key) -> None:
 
 def interrupt(which: Key | None) -> None:
     """Raises KeyboardInterrupt in one running call, or in all."""
+    for key, thread in list(_running.items()):
+        if (which is None or key == which) and key not in _tasks:
+            _interrupt_thread(key, thread)
+    # Afterwards, as a call that runs may become a task meanwhile.
     for key, cancel in list(_tasks.items()):
         if which is None or key == which:
             cancel()
-    for key, thread in list(_running.items()):
-        if which is None or key == which:
-            _interrupt_thread(key, thread)
 
 
 def _interrupt_thread(key: Key, thread: int) -> None:
