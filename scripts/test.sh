@@ -17,6 +17,8 @@ env -u CONDA_PREFIX VIRTUAL_ENV="$VENV" "$VENV/bin/maturin" develop --release
 status=0
 say "cargo test"
 cargo test --workspace --exclude pydist-py --no-fail-fast || status=$?
+say "cargo test of the schedules"
+cargo test -p pydist-node --features shuttle --lib || status=$?
 say "pytest"
 "$VENV/bin/python" -m pytest "$@" || status=$?
 exit "$status"

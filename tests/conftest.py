@@ -14,8 +14,20 @@ import pytest
 
 import support
 
-WITHOUT_PROCESSES = {"unit", "examples", "typing"}
-WARM_THREADS = 8  # executors may stay warm between calls
+WITHOUT_PROCESSES = {"unit", "examples", "typing", "cli", "notebook"}
+WARM_THREADS = 17  # the executors that stay warm between calls (IDLE_MAX of the core), and the one of `_ends`
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--milestone", action="store_true", help="the full figures of load tests, which take many minutes"
+    )
+
+
+@pytest.fixture
+def milestone(request: pytest.FixtureRequest) -> bool:
+    """Say whether load tests are to run with their full figures."""
+    return bool(request.config.getoption("--milestone"))
 
 
 class Held:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+import inspect
 import os
 import signal
 import subprocess
@@ -54,6 +56,32 @@ def touch(path: str | os.PathLike[str]) -> None:
 
 async def nothing_async() -> None:
     return None
+
+
+def is_coroutine_function(f: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(f)
+
+
+NUMBER = 0
+
+
+def by_value() -> int:
+    """Return a global: that of the caller's process where this module is sent by value."""
+    return NUMBER
+
+
+class Unloadable:
+    """A callable that a process without a certain module cannot load."""
+
+    def __call__(self) -> None:
+        """Do nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return imported_function, ("no_such_module_of_pydist",)
+
+
+def imported_function(module: str) -> Any:
+    return importlib.import_module(module).f
 
 
 def hold_gil(seconds: float, started: str | None = None) -> str:
@@ -180,9 +208,9 @@ class Script:
         elif how == "-c":
             command = ["-c", text]
         else:
-            command = ["-"]
+            command = ["-"] if how == "-" else []
         self._stdin = folder / "stdin"
-        self._stdin.write_text(text if how == "-" else "")
+        self._stdin.write_text(text if how in ("-", "stdin") else "")
         self._out, self._err = folder / "stdout", folder / "stderr"
         environment = {**os.environ, TOKEN: self.token, "PYTHONPATH": str(TESTS), **(env or {})}
         with self._stdin.open() as stdin, self._out.open("w") as out, self._err.open("w") as err:

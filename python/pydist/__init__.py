@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._abstract_channel import AbstractChannel
+from ._abstract_pool import AbstractWorkerPool
 from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_wait
 from ._channels import RRID, Channel, RemoteChannel, channel_from_id, remoteref_id
 from ._cluster import (
@@ -19,6 +20,7 @@ from ._cluster import (
     workers,
 )
 from ._core import __version__ as __version__
+from ._distributed import distributed
 from ._errors import (
     AuthenticationError,
     CancelledError,
@@ -34,19 +36,29 @@ from ._errors import (
     ThreadLimitError,
     VersionMismatchError,
 )
+from ._everywhere import everywhere
+from ._ipython import load_ipython_extension as load_ipython_extension
+from ._ipython import unload_ipython_extension as unload_ipython_extension
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
-from ._pmap import pmap
+from ._pmap import pgenerate, pmap
+from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
 from ._refs import Future, as_completed, fetch, wait
+from ._retries import ExponentialBackOff
 from ._serialize import register_by_value, unregister_by_value
+from ._streams import RandomStreams, random_streams
+from ._sync import sync
 
 __all__ = [
     "RRID",
     "AbstractChannel",
+    "AbstractWorkerPool",
     "AuthenticationError",
+    "CachingPool",
     "CancelledError",
     "Channel",
     "ChannelClosedError",
     "ConnectionLostError",
+    "ExponentialBackOff",
     "FrameTooLargeError",
     "Future",
     "FutureAlreadySetError",
@@ -54,23 +66,30 @@ __all__ = [
     "NoWorkersError",
     "NotConnectedError",
     "ProcessExitedException",
+    "RandomStreams",
     "RemoteChannel",
     "RemoteException",
     "ThreadLimitError",
     "VersionMismatchError",
+    "WorkerPool",
     "addprocs",
     "as_completed",
     "channel_from_id",
     "cluster",
     "cluster_cookie",
+    "default_worker_pool",
+    "distributed",
+    "everywhere",
     "fetch",
     "fetchfrom",
     "interrupt",
     "myid",
     "nprocs",
     "nworkers",
+    "pgenerate",
     "pmap",
     "procs",
+    "random_streams",
     "register_by_value",
     "remote",
     "remote_do",
@@ -80,9 +99,11 @@ __all__ = [
     "remotecall_wait",
     "remoteref_id",
     "rmprocs",
+    "set_default_worker_pool",
     "spawn",
     "spawnat",
     "stats",
+    "sync",
     "unregister_by_value",
     "wait",
     "workers",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from . import _core, _refs, _serialize, _session
+from . import _core, _function_cache, _refs, _serialize, _session
+from ._abstract_pool import AbstractWorkerPool
 from ._refs import Future
 
 T = TypeVar("T")
@@ -16,14 +18,42 @@ _turns = itertools.count()
 
 
 def _dump(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any], list[Any]]:
-    if not callable(f):
-        raise TypeError(f"the first argument must be callable, not {type(f).__name__}")
+    _check_callable(f)
     data, buffers, refs = _serialize.dumps_call(f, args, kwargs)
     return data, [b.raw() for b in buffers] if buffers else [], refs
 
 
+def _send(send: Callable[..., T], pid: int, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    """Pickles a call and sends it; a process that knows the function already is sent its key."""
+    _check_callable(f)
+    (data, buffers, refs), sending = _function_cache.dumps_call(f, pid, args, kwargs)
+    if sending is None:
+        result = send(pid, data, [b.raw() for b in buffers] if buffers else [], refs)
+    elif sending.defines and send is _core.call_fetch:
+        result = _fetch_defining(pid, (data, buffers, refs), sending)  # type: ignore[assignment]
+    else:
+        with sending:
+            result = send(pid, data, [b.raw() for b in buffers] if buffers else [], refs)
+    return result
+
+
+def _fetch_defining(pid: int, dumped: _serialize.Dumped, sending: _function_cache.Sending) -> _core.Outcome:
+    """Does what `_core.call_fetch` does, but says that the function has been sent before the call ends."""
+    data, buffers, refs = dumped
+    queue = _core.Queue()
+    with sending:
+        call = _core.call_queue(pid, data, [b.raw() for b in buffers], refs, queue, 0)
+    try:
+        while True:
+            for _, outcome in queue.wait():
+                return outcome
+    except BaseException:
+        _core.abandon(call)
+        raise
+
+
 def _where(where: Any) -> int:
-    if where == "any":
+    if isinstance(where, str) and where == "any":
         return pick_worker()
     _session.ensure_started()
     return _session.as_pid(where)
@@ -37,12 +67,16 @@ def pick_worker() -> int:
     return pids[next(_turns) % len(pids)]
 
 
-def remotecall(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) -> Future:
+def _is_pool(where: Any) -> bool:
+    return type(where) is not int and isinstance(where, AbstractWorkerPool)
+
+
+def remotecall(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) -> Future:
     """Calls a function on a process and returns at once.
 
     Parameters:
         f: any callable; one that is not importable there is sent by value.
-        where: the id of a process.
+        where: the id of a process, or a pool, whose first free worker is taken, and put back at the end.
         args: passed to `f`.
         kwargs: passed to `f`.
 
@@ -52,6 +86,7 @@ def remotecall(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) 
     Raises:
         ValueError: there is no such process.
         ProcessExitedException: it has gone.
+        NoWorkersError: every worker of the pool has gone.
         pickle.PicklingError: `f` or an argument cannot be pickled; the message names the path to it.
 
     Distributed.jl: `remotecall`.
@@ -60,30 +95,35 @@ def remotecall(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) 
     >>> d.remotecall(pow, d.workers()[0], 2, 5).fetch()
     32
     """
+    return _sync.note(_remotecall(f, where, args, kwargs))
+
+
+def _remotecall(f: Callable[..., Any], where: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+    if _is_pool(where):
+        return _pool_calls.remotecall(f, where, args, kwargs)
     pid = _where(where)
     if pid == _core.me():
         _check_callable(f)
         return _refs.call_here(f, args, kwargs)
-    data, buffers, refs = _dump(f, args, kwargs)
-    future = _refs.wrap(_core.call_future(pid, data, buffers, refs))
-    _refs.unpin()
-    return future
+    return _refs.wrap(_send(_core.call_future, pid, f, args, kwargs))
 
 
-def call_each(f: Callable[..., Any], pids: Iterable[int], /, *args: Any) -> list[Future]:
-    """Calls a function on several processes at once: pickled once, with one copy of large buffers for all."""
-    sent: tuple[bytes, _core.Shared, list[Any]] | None = None
-    futures = []
-    for pid in map(_where, pids):
+def same_call(f: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[int], Future]:
+    """Makes one call on each process it is given: pickled once, with one copy of large buffers for all."""
+    sent: tuple[bytes, _core.Shared] | None = None
+
+    def call(pid: int) -> Future:
+        nonlocal sent
         if pid == _core.me():
-            futures.append(_refs.call_here(f, args, {}))
-            continue
+            return _remotecall(f, pid, args, {})
         if sent is None:
             data, buffers, refs = _dump(f, args, {})
-            sent = data, _core.share(buffers), refs
-        futures.append(_refs.wrap(_core.call_future(pid, *sent)))
-    _refs.unpin()
-    return futures
+            if refs:  # what a future pickles to depends on whether its value has come
+                return _remotecall(f, pid, args, {})
+            sent = data, _core.share(buffers)
+        return _refs.wrap(_core.call_future(pid, *sent, []))
+
+    return call
 
 
 def _check_callable(f: Any) -> None:
@@ -91,12 +131,12 @@ def _check_callable(f: Any) -> None:
         raise TypeError(f"the first argument must be callable, not {type(f).__name__}")
 
 
-def remotecall_fetch(f: Callable[..., T], where: int, /, *args: Any, **kwargs: Any) -> T:
+def remotecall_fetch(f: Callable[..., T], where: Any, /, *args: Any, **kwargs: Any) -> T:
     """Calls a function on a process and waits for its value, in one message each way.
 
     Parameters:
         f: any callable.
-        where: the id of a process.
+        where: the id of a process, or a pool of workers.
         args: passed to `f`.
         kwargs: passed to `f`.
 
@@ -115,26 +155,27 @@ def remotecall_fetch(f: Callable[..., T], where: int, /, *args: Any, **kwargs: A
     >>> d.remotecall_fetch(sorted, d.workers()[0], [3, 1, 2], reverse=True)
     [3, 2, 1]
     """
+    if _is_pool(where):
+        fetched: T = _pool_calls.remotecall_fetch(f, where, args, kwargs)
+        return fetched
     pid = _where(where)
     if pid == _core.me():
         _check_callable(f)
         here: T = _refs.call_here(f, args, kwargs).fetch()
         return here
-    data, buffers, refs = _dump(f, args, kwargs)
-    outcome = _core.call_fetch(pid, data, buffers, refs)
-    _refs.unpin()
+    outcome = _send(_core.call_fetch, pid, f, args, kwargs)
     if outcome.status == _refs.VALUE:
         value: T = _serialize.loads(outcome.data, outcome.buffers)
         return value
     raise _refs.error_of(outcome)
 
 
-def remotecall_wait(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) -> Future:
+def remotecall_wait(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) -> Future:
     """Calls a function on a process and waits until it has finished; the value stays there.
 
     Parameters:
         f: any callable.
-        where: the id of a process.
+        where: the id of a process, or a pool of workers.
         args: passed to `f`.
         kwargs: passed to `f`.
 
@@ -152,19 +193,19 @@ def remotecall_wait(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: 
     >>> d.remotecall_wait(len, d.workers()[0], "abc").isready()
     True
     """
-    future = remotecall(f, where, *args, **kwargs)
+    future = _remotecall(f, where, args, kwargs)
     future.wait()
     if future._failed():
         future.fetch()
     return future
 
 
-def remote_do(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) -> None:
+def remote_do(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) -> None:
     """Calls a function on a process and hears nothing of it; an error is printed there.
 
     Parameters:
         f: any callable.
-        where: the id of a process.
+        where: the id of a process, or a pool of workers.
         args: passed to `f`.
         kwargs: passed to `f`.
 
@@ -178,34 +219,45 @@ def remote_do(f: Callable[..., Any], where: int, /, *args: Any, **kwargs: Any) -
     >>> import pydist as d
     >>> d.remote_do(len, d.workers()[0], "abc")
     """
+    if _is_pool(where):
+        _pool_calls.remote_do(f, where, args, kwargs)
+        return
     pid = _where(where)
     if pid == _core.me():
         _check_callable(f)
         _refs.call_here(_printing, (f, args, kwargs), {})
         return
-    data, buffers, refs = _dump(f, args, kwargs)
-    _core.call_do(pid, data, buffers, refs)
-    _refs.unpin()
+    _send(_core.call_do, pid, f, args, kwargs)
 
 
-def _printing(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _printing(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     from ._executor import print_error
 
+    async def finish(coroutine: Any) -> None:
+        try:
+            await coroutine
+        except BaseException as error:
+            print_error(error)
+
     try:
-        f(*args, **kwargs)
+        value = f(*args, **kwargs)
     except BaseException as error:
         print_error(error)
+        return None
+    return finish(value) if inspect.iscoroutine(value) else None
 
 
-def remote(f: Callable[..., T], pool: Any = None) -> Callable[..., T]:
+def remote(f: Callable[..., T], pool: AbstractWorkerPool | Iterable[int] | None = None) -> Callable[..., T]:
     """A function that runs another on a free worker and returns its value.
 
     Parameters:
         f: any callable.
-        pool: the ids of the workers to choose from; all workers by default.
+        pool: the pool from which a worker is taken for each call, or the ids of its workers; by default the
+            one that is the default pool when the call is made.
 
     Returns:
-        A function with the parameters of `f`.
+        A function with the parameters of `f`. It waits for a free worker, and raises what `remotecall_fetch`
+        raises.
 
     Distributed.jl: `remote`.
 
@@ -214,11 +266,14 @@ def remote(f: Callable[..., T], pool: Any = None) -> Callable[..., T]:
     3
     """
     _check_callable(f)
-    pids = None if pool is None else [_session.as_pid(pid) for pid in pool]
+    if pool is not None and not isinstance(pool, AbstractWorkerPool):
+        pool = _pools.WorkerPool(pool)
 
     @functools.wraps(f, updated=())
     def call(*args: Any, **kwargs: Any) -> T:
-        pid = pick_worker() if pids is None else pids[next(_turns) % len(pids)]
-        return remotecall_fetch(f, pid, *args, **kwargs)
+        return remotecall_fetch(f, _pools.default_worker_pool() if pool is None else pool, *args, **kwargs)
 
     return call
+
+
+from . import _pool_calls, _pools, _sync  # noqa: E402 - they make calls themselves

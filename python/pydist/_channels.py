@@ -9,7 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 
-from . import _core, _refs, _serialize, _session
+from . import _core, _refs, _serialize, _session, _timeouts
 from ._abstract_channel import AbstractChannel
 from ._errors import ChannelClosedError
 
@@ -81,9 +81,10 @@ def _no_more(timeout: float | None = None) -> float | None:
 def _timeout(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
     """The timeout among the arguments of a built-in channel, which takes no others."""
     try:
-        return _no_more(*args, **kwargs)
+        timeout = _no_more(*args, **kwargs)
     except TypeError:
         raise TypeError(f"{method}() of a built-in channel takes a timeout and no other arguments") from None
+    return _timeouts.seconds(timeout)
 
 
 class RemoteChannel:
@@ -171,7 +172,8 @@ class RemoteChannel:
             kwargs: as `args`.
 
         Raises:
-            TimeoutError: the time is over; the item is not in the channel.
+            TimeoutError: the time is over; the item is not in the channel. Where the owner stays silent for a
+                second more, the message says so: it drops the item once it goes on, unless it was taken.
             ChannelClosedError: the channel is closed; or what it was closed with.
             ProcessExitedException: the owner is gone.
             pickle.PicklingError: the item cannot be pickled.
@@ -228,7 +230,8 @@ class RemoteChannel:
         """
         if self._custom:
             return bool(self._call("isready", args, kwargs))
-        _timeout("isready", args, kwargs)
+        if args or kwargs:
+            raise TypeError("isready() of a built-in channel takes no arguments")
         return _check(self._ask(IS_READY)).status == _refs.YES
 
     def isempty(self) -> bool:
@@ -266,6 +269,7 @@ class RemoteChannel:
 
         Distributed.jl: `wait`.
         """
+        timeout = _timeouts.seconds(timeout)
         if self._custom:
             self._call("wait", (timeout,), {})
         else:
@@ -340,8 +344,7 @@ class RemoteChannel:
         ref = (self.where, self.whence, self.id)
         pin = self._ref.pin()
         if pin is not None:
-            _refs.pin_until_sent(pin)
-            _serialize.note_ref(*ref)
+            _serialize.note_ref(*ref, pin)
         return _rebuild, (*ref, self._custom)
 
     def __copy__(self) -> RemoteChannel:
@@ -354,9 +357,7 @@ class RemoteChannel:
         self, op: int, timeout: float | None = None, dumped: _serialize.Dumped | None = None
     ) -> _core.Outcome:
         data, buffers, refs = dumped or _NOTHING
-        outcome = _core.channel_ask(self._ref, op, data, [b.raw() for b in buffers], refs, timeout)
-        _refs.unpin()
-        return outcome
+        return _core.channel_ask(self._ref, op, data, [b.raw() for b in buffers], refs, timeout)
 
     async def _ask_async(
         self, op: int, timeout: float | None, dumped: _serialize.Dumped | None = None
@@ -387,6 +388,8 @@ def _check(outcome: _core.Outcome) -> _core.Outcome:
         if not len(outcome.data):
             raise ChannelClosedError("the channel is closed")
         raise _serialize.loads(outcome.data, outcome.buffers)
+    if outcome.status == _refs.EXITED:
+        raise _refs.error_of(outcome)
     if outcome.status == _refs.UNKNOWN_REF:
         raise ValueError("this channel is gone: its owner was told that nobody holds it")
     return outcome
@@ -411,14 +414,23 @@ def _make(factory: Callable[[], Any]) -> RemoteChannel:
             "the factory of a RemoteChannel must return a Channel or an AbstractChannel, "
             f"not {type(made).__name__}"
         )
+    return keep_custom(made)
+
+
+def keep_custom(custom: AbstractChannel) -> RemoteChannel:
+    """Makes the channel through which others reach an object that is kept here while they hold it."""
     ref = _core.channel_custom()
-    _customs[ref.whence, ref.id] = made
+    _customs[ref.whence, ref.id] = custom
     return _wrap(ref, True)
 
 
+def custom_of(channel: RemoteChannel) -> AbstractChannel:
+    """The object behind a channel that is kept here."""
+    return _customs[channel.whence, channel.id]
+
+
 def _call_custom(channel: RemoteChannel, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    custom = _customs[channel.whence, channel.id]
-    result = getattr(custom, method)(*args, **kwargs)
+    result = getattr(custom_of(channel), method)(*args, **kwargs)
     return None if method in ("put", "wait", "close") else result
 
 
@@ -510,7 +522,10 @@ def channel_from_id(rrid: tuple[int, int]) -> RemoteChannel:
     """
     _session.ensure_started()
     whence, id = rrid
-    found = _core.channel_here(whence, id)
+    try:
+        found = _core.channel_here(whence, id)
+    except OverflowError:
+        found = None
     if found is None:
         raise KeyError(RRID(whence, id))
     with _lock:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import _core, _launch, _session
+from ._abstract_pool import AbstractWorkerPool
 from ._errors import LaunchWorkerError, ProcessExitedException
 
 TERM_AFTER = 5.0
@@ -20,6 +21,7 @@ KILL_AFTER = 10.0
 
 _workers: dict[int, _launch.LocalWorker] = {}
 _gone: dict[int, tuple[str, str]] = {}
+_started_with: dict[int, _launch.Params] = {}
 _lock = threading.RLock()
 _next_pid = 2
 _removed: set[int] = set()
@@ -91,6 +93,7 @@ def _start(count: int, params: _launch.Params) -> list[int]:
         pids = range(_next_pid, _next_pid + count)
         _next_pid += count
     workers = [_launch.LocalWorker(pid, params) for pid in pids]
+    _started_with.update(dict.fromkeys(pids, params))
     failures: list[LaunchWorkerError] = []
     started: list[int] = []
     coming: list[_launch.LocalWorker] = []
@@ -121,6 +124,7 @@ def _start(count: int, params: _launch.Params) -> list[int]:
         if started:
             rmprocs(started)
         raise
+    failures += _catch_up(started)
     if len(failures) == 1 and count == 1:
         raise failures[0]
     if failures:
@@ -133,6 +137,31 @@ def _start(count: int, params: _launch.Params) -> list[int]:
             output=failures[0].output,
         )
     return started
+
+
+def start_like(pid: int) -> int:
+    """Starts a worker with the parameters of another, which may have gone; returns its id."""
+    return _start(1, _started_with[pid])[0]
+
+
+def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
+    """Has new workers run what is to persist, and adds them to the default pool; removes those that fail."""
+    from . import _everywhere, _pools
+
+    failures = []
+    for pid, error in _everywhere.catch_up(started):
+        host = _workers[pid].host if pid in _workers else None
+        failure = LaunchWorkerError(
+            f"worker {pid} could not run what everywhere(..., persist=True) keeps for new workers: {error!r}",
+            failures=[error],
+            host=host,
+        )
+        failure.__cause__ = error
+        failures.append(failure)
+        started.remove(pid)
+        rmprocs(pid)
+    _pools.take_up()
+    return failures
 
 
 class Removal:
@@ -284,8 +313,11 @@ def procs(pid: int | None = None) -> list[int]:
     return [member[0] for member in members if member[2] == host]
 
 
-def workers() -> list[int]:
+def workers(pool: AbstractWorkerPool | None = None) -> list[int]:
     """The ids of the workers, sorted; with no workers, that of process 1.
+
+    Parameters:
+        pool: a pool, whose workers are told then, free or not; all workers by default.
 
     Distributed.jl: `workers`.
 
@@ -293,7 +325,15 @@ def workers() -> list[int]:
     >>> d.workers()
     [1]
     """
+    if pool is not None:
+        return _check_pool(pool).workers()
     return [pid for pid in procs() if pid != 1] or [1]
+
+
+def _check_pool(pool: Any) -> AbstractWorkerPool:
+    if not isinstance(pool, AbstractWorkerPool):
+        raise TypeError(f"expected a pool of workers, not {type(pool).__name__}")
+    return pool
 
 
 def nprocs() -> int:
@@ -308,8 +348,11 @@ def nprocs() -> int:
     return len(procs())
 
 
-def nworkers() -> int:
+def nworkers(pool: AbstractWorkerPool | None = None) -> int:
     """The number of workers; 1 where there are none, as process 1 then does the work.
+
+    Parameters:
+        pool: a pool, whose workers are counted then, free or not; all workers by default.
 
     Distributed.jl: `nworkers`.
 
@@ -317,7 +360,7 @@ def nworkers() -> int:
     >>> d.nworkers()
     1
     """
-    return len(workers())
+    return len(workers()) if pool is None else len(_check_pool(pool))
 
 
 def interrupt(*pids: Any) -> None:

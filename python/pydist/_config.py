@@ -1,4 +1,4 @@
-"""Settings from the environment."""
+"""Settings from the environment: each public function reads one, and its docstring names the variable."""
 
 from __future__ import annotations
 

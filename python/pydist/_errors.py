@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, Self
 
 from pydist._remote_error import (
     RemoteException,
+    as_it_is,
     dump_exception,
     load_exception,
     local_exception,
@@ -29,6 +30,7 @@ __all__ = [
     "RemoteException",
     "ThreadLimitError",
     "VersionMismatchError",
+    "as_it_is",
     "dump_exception",
     "format_traceback",
     "load_exception",
@@ -66,8 +68,20 @@ class ProcessExitedException(Exception):
     def __str__(self) -> str:
         return self._told("exited")
 
+    element: int | None = None
+    """In `pmap`: the number of the element that it ran, from 0, where that is certain."""
+    _doing = ""
+
+    def _while(self, doing: str, element: int | None) -> Self:
+        """The same error, which also says what the process was doing."""
+        told = type(self)(self.pid, self.reason, self.host, self.output)
+        told._doing, told.element = doing, element
+        return told
+
     def _told(self, what: str) -> str:
         text = f"{place(self.pid, self.host)} {what}" + (f": {self.reason}" if self.reason else "")
+        if self._doing:
+            text = f"{text}\n{self._doing}"
         output = self.output.rstrip()
         return f"{text}\nits last output:\n{output}" if output else text
 

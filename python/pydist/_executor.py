@@ -6,11 +6,11 @@ import inspect
 import logging
 import sys
 import threading
-import traceback
 from typing import Any
 
-from . import _channels, _config, _core, _interrupts, _refs, _serialize
-from ._errors import dump_exception
+from . import _batches, _channels, _config, _core, _free_workers, _interrupts, _lines, _refs, _serialize
+from ._errors import ThreadLimitError, dump_exception
+from ._traceback_text import format_traceback
 
 _VALUE, _ERROR = 0, 1
 _DO = 2
@@ -25,6 +25,7 @@ def start(*, leads: bool) -> None:
     """Starts the first thread; with `leads`, idle threads read the sockets themselves."""
     global _leads
     _leads = leads
+    _core.limit_threads(_config.threads_max())
     _spawn()
 
 
@@ -37,9 +38,10 @@ def _spawn() -> None:
     try:
         threading.Thread(target=_thread, name="pydist-call", daemon=True).start()
     except RuntimeError:
-        # No thread is to be had now: the calls wait for one that is there.
+        # No thread is to be had: the calls wait for one that is there, or are refused.
         with _threads_lock:
             _threads -= 1
+            _core.limit_threads(max(2, _threads))
 
 
 def _thread() -> None:
@@ -82,12 +84,39 @@ def _step(executor: _core.Executor) -> bool:
         _channels.drop_custom(*what)
     elif kind == "interrupt":
         _interrupts.interrupt(what)
+    elif kind == "members":
+        _free_workers.members_changed()
     elif kind == "note":
         logging.getLogger("pydist").info("%s", what)
+    elif kind == "refused call":
+        _refuse_call(executor, *what)
+    elif kind == "refused local":
+        _refuse_local(executor, what)
     elif kind == "exit":
         _interrupts.leave_main()
         return False
     return True
+
+
+def _limit_error() -> ThreadLimitError:
+    return ThreadLimitError(
+        f"process {_core.me()} has no thread left for this call: all {_threads} wait for other calls or "
+        "processes; raise the limit with the environment variable PYDIST_MAX_THREADS"
+    )
+
+
+def _refuse_call(
+    executor: _core.Executor, src: int, id: int, mode: int, data: Any, buffers: list[Any], hold: Any
+) -> None:
+    executor.started(src, id)
+    _answer_error(executor, (src, id), mode, _limit_error())
+
+
+def _refuse_local(executor: _core.Executor, id: int) -> None:
+    call = _refs.take_local_call(id)
+    executor.started(_core.me(), id)
+    if call is not None:
+        _refs.finish_local_call(call[0], None, _limit_error())
 
 
 def _run_call(
@@ -95,7 +124,7 @@ def _run_call(
 ) -> None:
     key = (src, id)
     try:
-        f, args, kwargs = _serialize.loads(data, buffers)
+        f, args, kwargs = _serialize.loads_call(data, buffers)
     except BaseException as error:
         executor.started(src, id)
         _answer_error(executor, key, mode, error)
@@ -106,21 +135,14 @@ def _run_call(
     if not executor.started(src, id):
         return
     try:
-        _interrupts.enter(key)
-        try:
-            value = f(*args, **kwargs)
-        finally:
-            _interrupts.leave(key)
+        value, running = _call(key, f, args, kwargs)
     except BaseException as error:
         del f, args, kwargs
         _answer_error(executor, key, mode, error)
         return
     del f, args, kwargs
-    if value is not None and inspect.iscoroutine(value):
-        from . import _loop
-
-        _loop.run(
-            key,
+    if running is not None:
+        running.run(
             value,
             lambda result: _answer_value(executor, key, mode, result),
             lambda error: _answer_error(executor, key, mode, error),
@@ -129,13 +151,37 @@ def _run_call(
     _answer_value(executor, key, mode, value)
 
 
+def _call(key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Calls a function; what goes on as a coroutine is taken up before the call could miss an interrupt."""
+    running = None
+    try:
+        _interrupts.enter(key)
+        try:
+            value = f(*args, **kwargs)
+            if value is not None and inspect.iscoroutine(value):
+                from . import _loop
+
+                running = _loop.Running(key)
+        finally:
+            _interrupts.leave(key)
+            _lines.end_call()
+    except BaseException:
+        if running is not None:
+            running.discard()
+            value.close()
+        raise
+    return value, running
+
+
 def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, value: Any) -> None:
     try:
-        dumped = _NONE if value is None or mode == _DO else _serialize.dumps(value, root="result")
+        if type(value) is _batches.Dumped:
+            dumped = value.parts
+        else:
+            dumped = _NONE if value is None or mode == _DO else _serialize.dumps(value, root="result")
         del value
         data, buffers, refs = dumped
         executor.answer(*key, mode, _VALUE, data, [b.raw() for b in buffers] if buffers else [], refs)
-        _refs.unpin()
     except BaseException as error:
         _answer_error(executor, key, mode, error)
 
@@ -148,7 +194,6 @@ def _answer_error(executor: _core.Executor, key: tuple[int, int], mode: int, err
     try:
         data, buffers, refs = dump_exception(error, _core.me())
         executor.answer(*key, mode, _ERROR, data, [b.raw() for b in buffers], refs)
-        _refs.unpin()
     except BaseException:
         # Nobody can be answered any more: the process is ending.
         return
@@ -157,8 +202,7 @@ def _answer_error(executor: _core.Executor, key: tuple[int, int], mode: int, err
 def print_error(error: BaseException) -> None:
     """Prints an error that nobody waits for, without ever raising one."""
     try:
-        text = "".join(traceback.format_exception(error))
-        sys.stderr.write(text)
+        sys.stderr.write(format_traceback(error))
         sys.stderr.flush()
     except BaseException:
         return
@@ -173,21 +217,14 @@ def _run_local(executor: _core.Executor, id: int) -> None:
     future, f, args, kwargs = call
     del call
     try:
-        _interrupts.enter(key)
-        try:
-            value = f(*args, **kwargs)
-        finally:
-            _interrupts.leave(key)
+        value, running = _call(key, f, args, kwargs)
     except BaseException as error:
         del f, args, kwargs
         _refs.finish_local_call(future, None, error)
         return
     del f, args, kwargs
-    if value is not None and inspect.iscoroutine(value):
-        from . import _loop
-
-        _loop.run(
-            key,
+    if running is not None:
+        running.run(
             value,
             lambda result: _refs.finish_local_call(future, result, None),
             lambda error: _refs.finish_local_call(future, None, error),

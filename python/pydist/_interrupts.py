@@ -49,18 +49,28 @@ def enter(key: Key) -> None:
 
 def leave(key: Key) -> None:
     """A call has ended: an interrupt that comes now is not for what the thread does next."""
+    while True:
+        try:
+            _leave(key)
+        except KeyboardInterrupt:
+            # It came too late for the call, whose end is to be noted all the same.
+            continue
+        return
+
+
+def _leave(key: Key) -> None:
     global _main_call
-    thread = _running.pop(key, None)
+    thread = threading.get_ident()
+    _running.pop(key, None)
     if thread == _main:
         _main_call = None
     if key in _interrupted:
+        if thread != _main:
+            _core.forget_exception(thread)
+        executor = _executors.get(thread)
+        if executor is not None:
+            executor.forget_interrupt()
         _interrupted.discard(key)
-        if thread is not None:
-            if thread != _main:
-                _core.raise_in_thread(thread, None)
-            executor = _executors.get(thread)
-            if executor is not None:
-                executor.forget_interrupt()
 
 
 def enter_task(key: Key, cancel: Callable[[], None]) -> None:
@@ -75,12 +85,13 @@ def leave_task(key: Key) -> None:
 
 def interrupt(which: Key | None) -> None:
     """Raises KeyboardInterrupt in one running call, or in all."""
+    for key, thread in list(_running.items()):
+        if (which is None or key == which) and key not in _tasks:
+            _interrupt_thread(key, thread)
+    # Afterwards, as a call that runs may become a task meanwhile.
     for key, cancel in list(_tasks.items()):
         if which is None or key == which:
             cancel()
-    for key, thread in list(_running.items()):
-        if which is None or key == which:
-            _interrupt_thread(key, thread)
 
 
 def _interrupt_thread(key: Key, thread: int) -> None:
@@ -93,10 +104,10 @@ def _interrupt_thread(key: Key, thread: int) -> None:
         signal.pthread_kill(thread, signal.SIGINT)
         return
     executor = _executors.get(thread)
-    if executor is not None and executor.nudge():
-        return
-    if _running.get(key) == thread:
-        _core.raise_in_thread(thread, KeyboardInterrupt)
+    if not _core.interrupt_call(_running, key, thread):
+        _interrupted.discard(key)
+    elif executor is not None:
+        executor.nudge()
 
 
 def leave_main() -> None:

@@ -23,47 +23,67 @@ def get() -> asyncio.AbstractEventLoop:
         return _loop
 
 
-def run(
-    key: tuple[int, int],
-    coroutine: Coroutine[Any, Any, Any],
-    on_value: Callable[[Any], None],
-    on_error: Callable[[BaseException], None],
-) -> None:
-    """Runs a coroutine as a task, and tells its end; an interrupt of the call cancels the task."""
-    loop = get()
+class Running:
+    """A call that goes on as a coroutine, in a task, which an interrupt of the call cancels."""
 
-    async def main() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        interrupted = False
+    def __init__(self, key: tuple[int, int]) -> None:
+        self._key = key
+        self._loop = get()
+        self._task: asyncio.Task[None] | None = None
+        self._interrupted = False
+        _interrupts.enter_task(key, self._interrupt)
 
-        def cancel() -> None:
-            nonlocal interrupted
-            interrupted = True
-            task.cancel()
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        on_value: Callable[[Any], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """Starts the task, and tells its end."""
+        self._loop.call_soon_threadsafe(self._start, coroutine, on_value, on_error)
 
-        _interrupts.enter_task(key, lambda: _ignore(loop.call_soon_threadsafe(cancel)))
+    def discard(self) -> None:
+        """The call has ended without its task."""
+        _interrupts.leave_task(self._key)
+
+    def _interrupt(self) -> None:
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._interrupted = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        on_value: Callable[[Any], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        task = self._loop.create_task(self._main(coroutine, on_value, on_error))
+        _alive.add(task)
+        task.add_done_callback(_alive.discard)
+
+    async def _main(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        on_value: Callable[[Any], None],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
         try:
+            if self._interrupted:
+                coroutine.close()
+                raise KeyboardInterrupt
+            self._task = asyncio.current_task()
             value = await coroutine
         except BaseException as error:
-            _interrupts.leave_task(key)
-            if interrupted and isinstance(error, asyncio.CancelledError):
+            self.discard()
+            if self._interrupted and isinstance(error, asyncio.CancelledError):
                 error = KeyboardInterrupt()
             on_error(error)
         else:
-            _interrupts.leave_task(key)
+            self.discard()
             on_value(value)
-
-    loop.call_soon_threadsafe(lambda: _keep(loop.create_task(main())))
-
-
-def _ignore(handle: asyncio.Handle) -> None:
-    """Leaves a callback that is on its way alone."""
 
 
 _alive: set[asyncio.Task[None]] = set()
-
-
-def _keep(task: asyncio.Task[None]) -> None:
-    _alive.add(task)
-    task.add_done_callback(_alive.discard)

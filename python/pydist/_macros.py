@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import linecache
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from ._calls import call_each, pick_worker, remotecall, remotecall_fetch
+from . import _calls, _core, _groups, _session
+from ._calls import pick_worker, remotecall, remotecall_fetch
 from ._refs import Future
 
 _texts = itertools.count(1)
@@ -41,7 +44,7 @@ def spawnat(where: Any, f: Callable[..., Any] | None = None, /, *args: Any, **kw
     """Calls a function on a process; as a decorator, `@spawnat(p)`, binds its name to the `Future`.
 
     Parameters:
-        where: the id of a process, or "any" for a worker that pydist picks.
+        where: the id of a process, a pool, or "any" for a worker that pydist picks.
         f: any callable; left out in the decorator.
         args: passed to `f`.
         kwargs: passed to `f`.
@@ -66,7 +69,7 @@ def fetchfrom(where: Any, f: Callable[..., Any] | None = None, /, *args: Any, **
     """Calls a function on a process and waits; as a decorator, `@fetchfrom(p)`, binds its name to the value.
 
     Parameters:
-        where: the id of a process, or "any" for a worker that pydist picks.
+        where: the id of a process, a pool, or "any" for a worker that pydist picks.
         f: any callable; left out in the decorator.
         args: passed to `f`.
         kwargs: passed to `f`.
@@ -92,7 +95,7 @@ def remotecall_eval(code: str, pids: Any, /, **names: Any) -> Any:
 
     Parameters:
         code: Python statements.
-        pids: an id, or several.
+        pids: an id; or several, or a pool.
         names: values that are set in `__main__` there first.
 
     Returns:
@@ -100,8 +103,9 @@ def remotecall_eval(code: str, pids: Any, /, **names: Any) -> Any:
 
     Raises:
         SyntaxError: the text is no Python.
-        RemoteException: what one process raised.
-        ExceptionGroup: what several raised.
+        RemoteException: what the process raised, for one id.
+        ExceptionGroup: what processes raised, for several, also where it is a single one.
+        ValueError: there is no such process.
 
     Distributed.jl: `remotecall_eval`.
 
@@ -109,34 +113,56 @@ def remotecall_eval(code: str, pids: Any, /, **names: Any) -> Any:
     >>> d.remotecall_eval("a = n + 1; a * 2", d.workers()[0], n=4)
     10
     """
+    text, filename = check_text(code)
+    if _groups.is_pid(pids):
+        return remotecall_fetch(run_text, pids, text, filename, names)
+    calls = _groups.call_each(_groups.as_pids(pids), _calls.same_call(run_text, (text, filename, names)))
+    _, errors = _groups.values_of(calls)
+    if errors:
+        raise _groups.group_of("remotecall_eval", errors)
+    return None
+
+
+def check_text(code: Any) -> tuple[str, str]:
+    """Source text without its common indentation, and the name of the file that it stands for in tracebacks.
+
+    Raises:
+        TypeError: it is no text.
+        SyntaxError: it is no Python; the error shows the line.
+    """
     if not isinstance(code, str):
         raise TypeError(f"code must be a str, not {type(code).__name__}")
-    filename = f"<pydist {next(_texts)}>"
-    compile(code, filename, "exec")
-    if isinstance(pids, int):
-        return remotecall_fetch(run_text, pids, code, filename, names)
-    futures = call_each(run_text, pids, code, filename, names)
-    errors: list[Exception] = []
-    for future in futures:
-        try:
-            future.fetch()
-        except Exception as error:
-            errors.append(error)
-    if errors:
-        raise ExceptionGroup(f"{len(errors)} of {len(futures)} processes raised", errors)
-    return None
+    first = next((line for line in code.splitlines() if line.strip()), "")
+    text = textwrap.dedent(code) if first[:1].isspace() else code
+    _session.ensure_started()
+    filename = _file_of(text, _core.me())
+    _remember(text, filename)
+    compile(text, filename, "exec", dont_inherit=True)
+    return text, filename
+
+
+@functools.lru_cache(1024)
+def _file_of(text: str, me: int) -> str:
+    return f"<pydist {me}.{next(_texts)}>"
+
+
+def _remember(text: str, filename: str) -> None:
+    """Lets tracebacks show the lines of a text."""
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
 
 
 def run_text(code: str, filename: str, names: dict[str, Any]) -> Any:
     """Runs source text in `__main__` of this process; returns the value of the last expression."""
     import __main__
 
-    linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
+    _remember(code, filename)
     namespace = __main__.__dict__
     namespace.update(names)
     tree = ast.parse(code, filename)
     last: ast.Expression | None = None
     if tree.body and isinstance(tree.body[-1], ast.Expr):
         last = ast.Expression(tree.body.pop().value)  # type: ignore[attr-defined]
-    exec(compile(tree, filename, "exec"), namespace)
-    return None if last is None else eval(compile(last, filename, "eval"), namespace)
+    exec(compile(tree, filename, "exec", dont_inherit=True), namespace)
+    if last is None:
+        return None
+    return eval(compile(last, filename, "eval", dont_inherit=True), namespace)

@@ -18,6 +18,9 @@ TAIL_BYTES = 4096
 LINE_BYTES = 1 << 16
 """A line longer than this is passed on in parts."""
 
+DRAIN_ROUNDS = 64
+"""So often what has been printed is read when it is to be passed on at once: a worker may print for ever."""
+
 
 class Stream:
     """One pipe of a worker: its lines go to a stream of this process, its end is kept."""
@@ -81,17 +84,31 @@ class Launcher:
         os.write(self._wake_write, b"x")
         return done.result()
 
+    def drain(self) -> None:
+        """Passes on what workers have printed until now."""
+        self.run(self._drain)
+
+    def _drain(self) -> None:
+        for _ in range(DRAIN_ROUNDS):
+            ready = [key.data for key, _ in self._selector.select(0) if key.data is not None]
+            if not ready:
+                return
+            for stream in ready:
+                self._read(stream)
+
     def watch(self, stream: Stream) -> None:
         """Passes on a stream from now on; called on the thread itself."""
         self._selector.register(stream.fd, selectors.EVENT_READ, stream)
 
     def _run(self) -> None:
         while True:
-            for key, _ in self._selector.select():
-                if key.data is None:
-                    self._run_jobs()
-                else:
-                    self._read(key.data)
+            ready = [key.data for key, _ in self._selector.select()]
+            for stream in ready:
+                if stream is not None:
+                    self._read(stream)
+            # After the streams, as a job may read them too.
+            if None in ready:
+                self._run_jobs()
 
     def _run_jobs(self) -> None:
         try:
@@ -128,7 +145,20 @@ def launcher() -> Launcher:
     with _lock:
         if _launcher is None:
             _launcher = Launcher()
+            if "IPython" in sys.modules:
+                _follow_cells()
         return _launcher
+
+
+def _follow_cells() -> None:
+    from . import _ipython
+
+    _ipython.follow_cells()
+
+
+def started_launcher() -> Launcher | None:
+    """The thread, if there is one."""
+    return _launcher
 
 
 def stdout() -> TextIO | None:

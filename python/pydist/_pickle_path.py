@@ -143,8 +143,21 @@ def _groups(value: Any) -> Iterator[list[Child]]:
             yield [(".__bases__", base) for base in value.__bases__]
         return
     yield list(_known_parts(value))
+    if _refuses(value):
+        return
     yield list(_attributes(value))
     yield list(_reduced_parts(value))
+
+
+def _refuses(value: Any) -> bool:
+    """Says whether an object itself raises when it is asked how it is pickled, whatever it consists of."""
+    if not defines_reduce(type(value)):
+        return False
+    try:
+        value.__reduce_ex__(5)
+    except Exception:
+        return True
+    return False
 
 
 def _function_parts(f: types.FunctionType) -> Iterator[Child]:

@@ -56,6 +56,12 @@ def plainness(obj: Any, depth: int = 2) -> int:
     return found
 
 
+def all_atoms(values: Any) -> bool:
+    """Says whether the values of a list, tuple or range are all small plain data without parts."""
+    cls = type(values)
+    return cls is range or ((cls is list or cls is tuple) and _atoms.issuperset(map(type, values)))
+
+
 def learn_numpy() -> None:
     """Lets NumPy's arrays and numbers take the short way, once NumPy is there."""
     global _ndarray
@@ -96,3 +102,40 @@ def name_opcodes(f: Any) -> bytes | None:
         _names.clear()
     _names[f] = module, name, opcodes
     return opcodes
+
+
+_SHORT = b"\x80\x05" + pickle.SHORT_BINUNICODE
+_found: dict[bytes, tuple[str, str, Any]] = {}
+
+
+def load_named(data: Any) -> tuple[Any, Any, Any] | None:
+    """Loads a call that goes by its function's name, where that has been loaded before; else returns None.
+
+    Finding a class or function anew is most of what unpickling a small call costs.
+    """
+    if type(data) is not bytes or data[:3] != _SHORT:
+        return None
+    module_end = 4 + data[3]
+    end = module_end + 3 + data[module_end + 1]
+    found = _found.get(data[2:end])
+    if found is None:
+        return None
+    module, name, f = found
+    if getattr(sys.modules.get(module), name, None) is not f:
+        del _found[data[2:end]]
+        return None
+    _, args, kwargs = pickle.loads(b"\x80\x05N" + data[end:])
+    return f, args, kwargs
+
+
+def remember_named(data: Any, f: Any) -> None:
+    """Remembers what a call of that pickle names, for `load_named`."""
+    if type(data) is not bytes or data[:3] != _SHORT:
+        return
+    module_end = 4 + data[3]
+    end = module_end + 3 + data[module_end + 1]
+    module, name = data[4:module_end].decode(), data[module_end + 2 : end - 1].decode()
+    if getattr(sys.modules.get(module), name, None) is f:
+        if len(_found) >= 1024:
+            _found.clear()
+        _found[data[2:end]] = module, name, f

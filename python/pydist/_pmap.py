@@ -1,48 +1,59 @@
-"""`pmap`: a function over many elements, on all workers."""
+"""`pmap` and `pgenerate`: a function over many elements, on all workers."""
 
 from __future__ import annotations
 
-import dataclasses
-import uuid
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from . import _batches, _calls, _core, _refs, _session
-from ._cluster import workers
-from ._errors import NoWorkersError, ProcessExitedException, load_exception
+from . import _calls, _core, _session
+from ._abstract_pool import AbstractWorkerPool
+from ._elements import Elements
+from ._functions import SentFunction
+from ._map_run import WAKE, OnError, Plan, Run
+from ._pools import CachingPool
+from ._progress import Progress
+from ._retries import Retries, RetryCheck
+from ._team import Team, Threads
 
-TARGET_SECONDS = 0.004
-"""How much work a message carries where calls are short."""
-GROWTH = 4
-"""How much larger a batch may be than the one before."""
-SIZE_MAX = 10_000
-"""The largest batch that is made by itself."""
-IN_FLIGHT = 2
-"""Messages under way per worker, to hide the round trip."""
-IN_FLIGHT_MAX = 64
-"""Messages under way per worker where each is short."""
-INSTALLED = (1 << 64) - 1
-"""The key of the answer that a function has arrived."""
+THREADS_MAX = 32
+"""The threads of a map that is not distributed, at most."""
 
 
 def pmap(
     f: Callable[..., Any],
     /,
-    *iterables: Iterable[Any],
-    pool: Iterable[int] | None = None,
+    *iterables: Any,
+    pool: AbstractWorkerPool | Iterable[int] | None = None,
     distributed: bool = True,
     batch_size: int | str = "auto",
-    on_error: Callable[[BaseException], Any] | None = None,
+    on_error: OnError | None = None,
+    retry_delays: Iterable[float] = (),
+    retry_check: RetryCheck | None = None,
+    respawn: bool = False,
+    progress: Any = False,
 ) -> list[Any]:
     """Calls a function on every element, on the workers, and returns the values in order.
 
+    `f` goes once to each worker, with what it captures. Of an `async def` function many elements of a worker
+    run at once; with an int for `batch_size` those of a batch.
+
     Parameters:
         f: any callable, of as many parameters as there are iterables.
-        iterables: the elements; the shortest ends it, and none is read far ahead of need.
-        pool: the ids of the workers to use; all by default.
+        iterables: the elements; the shortest ends it, and none is read far ahead of need. A pool may come
+            first.
+        pool: a pool, or the ids of the workers to use; the default pool if none is given. Workers that come
+            to it meanwhile are used too.
         distributed: False runs the calls in threads of this process.
         batch_size: elements in one message; "auto" grows it only while calls are short.
-        on_error: is given the error of an element as `fetch` would raise it, and returns a value for it.
+        on_error: is given the error of an element as `fetch` would raise it, after all retries, and returns
+            a value for it.
+        retry_delays: seconds before each retry of an element, such as `ExponentialBackOff(3)`. Elements of
+            a worker that dies run elsewhere; one that has killed three workers is given up.
+        retry_check: is given a state, None at first, and the error; returns whether to try the element
+            again, or its new state and that.
+        respawn: start another worker for each that dies; on process 1.
+        progress: True for a bar of tqdm; or a bar like that, or what makes one of the keyword `total`.
 
     Returns:
         The list of values.
@@ -50,217 +61,143 @@ def pmap(
     Raises:
         RemoteException: the first error of a call, unless `on_error` is given; nothing more is started then.
         ProcessExitedException: a worker has gone with elements that it was working on.
-        NoWorkersError: the pool is empty.
-        TypeError: no iterable, or a wrong `batch_size`.
+        NoWorkersError: the pool is empty, or every worker of it has gone.
+        pickle.PicklingError: `f` or an element cannot be pickled; the message names it.
+        TypeError: no iterable, or a wrong parameter.
 
     Distributed.jl: `pmap`.
 
     >>> import pydist as d
     >>> d.pmap(pow, [2, 3, 4], [2, 2, 2])
     [4, 9, 16]
+    >>> d.pmap(lambda x: 1 / x, [1, 0, 2], on_error=lambda error: None)
+    [1.0, None, 0.5]
     """
-    _calls._check_callable(f)
-    if not iterables:
-        raise TypeError("pmap() needs at least one iterable")
-    if batch_size != "auto" and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
-        raise TypeError(f'batch_size must be an int or "auto", not {batch_size!r}')
-    if isinstance(batch_size, int) and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-    elements = zip(*iterables, strict=False)
-    if not distributed:
-        return _in_threads(f, elements, on_error)
-    _session.ensure_started()
-    pids = workers() if pool is None else [_session.as_pid(pid) for pid in pool]
-    if not pids:
-        raise NoWorkersError("the pool has no workers")
-    if pids == [_core.me()]:
-        return _in_threads(f, elements, on_error)
-    return _Map(f, elements, pids, batch_size, on_error).run()
-
-
-def _in_threads(
-    f: Callable[..., Any],
-    elements: Iterator[tuple[Any, ...]],
-    on_error: Callable[[BaseException], Any] | None,
-) -> list[Any]:
-    import os
-    from collections import deque
-
-    _session.ensure_started()
-    window = 2 * (os.cpu_count() or 1)
-    pending: deque[_refs.Future] = deque()
-    values: list[Any] = []
-
-    def take() -> None:
-        try:
-            values.append(pending.popleft().fetch())
-        except Exception as error:
-            if on_error is None:
-                for future in pending:
-                    future.cancel()
-                raise
-            values.append(on_error(error))
-
-    for element in elements:
-        pending.append(_refs.call_here(f, element, {}))
-        if len(pending) >= window:
-            take()
-    while pending:
-        take()
-    return values
-
-
-@dataclasses.dataclass
-class _Flight:
-    """A batch that is under way."""
-
-    pid: int
-    index: int
-    count: int
-    call: int | None = None
-    future: _refs.Future | None = None
-
-
-class _Map:
-    """One run of `pmap`: batches go to workers as these have room, values are put in order as they come."""
-
-    def __init__(
-        self,
-        f: Callable[..., Any],
-        elements: Iterator[tuple[Any, ...]],
-        pids: list[int],
-        batch_size: int | str,
-        on_error: Callable[[BaseException], Any] | None,
-    ) -> None:
-        self._key = uuid.uuid4().hex
-        self._f = f
-        self._me = _core.me()
-        data, buffers, refs = _calls._dump(_batches.install, (self._key, f), {})
-        self._function = data, _core.share(buffers), refs
-        self._elements = elements
-        self._auto = batch_size == "auto"
-        self._size = 1 if isinstance(batch_size, str) else batch_size
-        self._on_error = on_error
-        self._queue = _core.Queue()
-        self._installed: set[int] = set()
-        self._busy = dict.fromkeys(pids, 0)
-        self._window = IN_FLIGHT
-        self._flying: dict[int, _Flight] = {}
-        self._values: dict[int, Any] = {}
-        self._next_key = 0
-        self._next_index = 0
-        self._exhausted = False
-
-    def run(self) -> list[Any]:
-        """Sends everything, and returns the values in order."""
-        try:
-            while True:
-                self._dispatch()
-                if not self._flying:
-                    break
-                for key, outcome in self._queue.wait():
-                    self._take(key, outcome)
-        except BaseException:
-            for flight in self._flying.values():
-                if flight.call is not None:
-                    _core.abandon(flight.call)
-                elif flight.future is not None:
-                    flight.future.cancel()
-            raise
-        finally:
-            self._forget()
-        values: list[Any] = []
-        for index in sorted(self._values):
-            values.extend(self._values[index])
+    options = (distributed, batch_size, on_error, retry_delays, retry_check, respawn, progress)
+    start = _prepare("pmap", f, iterables, pool, False, *options)
+    run, function, owned = start()
+    interrupt = True
+    try:
+        values = run.all_values()
+        interrupt = False
         return values
+    except Exception:
+        interrupt = False
+        raise
+    finally:
+        run.close(interrupt)
+        if owned:
+            function.forget()
 
-    def _forget(self) -> None:
-        for pid in self._installed:
-            try:
-                _calls.remote_do(_batches.forget, pid, self._key)
-            except (ProcessExitedException, RuntimeError):
-                continue
 
-    def _install(self, pid: int) -> None:
-        self._installed.add(pid)
-        _core.call_queue(pid, *self._function, self._queue, INSTALLED)
+def pgenerate(
+    f: Callable[..., Any],
+    /,
+    *iterables: Any,
+    pool: AbstractWorkerPool | Iterable[int] | None = None,
+    distributed: bool = True,
+    batch_size: int | str = "auto",
+    on_error: OnError | None = None,
+    retry_delays: Iterable[float] = (),
+    retry_check: RetryCheck | None = None,
+    respawn: bool = False,
+    progress: Any = False,
+) -> Iterator[Any]:
+    """Calls a function on every element, on the workers, and yields the values in order as they come.
 
-    def _dispatch(self) -> None:
-        while not self._exhausted:
-            pid = min(self._busy, key=self._busy.__getitem__, default=None)
-            if pid is None:
-                raise NoWorkersError("every worker of the pool has gone")
-            if self._busy[pid] >= self._window:
-                return
-            self._send(pid)
+    It starts when the first value is asked for, and has a bounded number of elements under way, so that the
+    iterables may be endless. An error is raised after the values before it. When the iterator is closed or
+    dropped, what runs is interrupted.
 
-    def _send(self, pid: int) -> None:
-        batch: list[tuple[Any, ...]] = []
-        for element in self._elements:
-            batch.append(element)
-            if len(batch) >= self._size:
-                break
-        if len(batch) < self._size:
-            self._exhausted = True
-        if not batch:
-            return
-        key = self._next_key
-        self._next_key += 1
-        self._busy[pid] += 1
-        self._flying[key] = _Flight(pid, self._next_index, len(batch))
-        self._next_index += len(batch)
-        if pid == self._me:
-            self._run_here(key, batch)
-            return
-        if pid not in self._installed:
-            self._install(pid)
-        arguments = (self._key, self._on_error is not None, batch)
-        data, buffers, refs = _calls._dump(_batches.run, arguments, {})
-        call = _core.call_queue(pid, data, buffers, refs, self._queue, key)
-        _refs.unpin()
-        self._flying[key].call = call
+    Parameters:
+        f: as for `pmap`, and so are the others.
 
-    def _run_here(self, key: int, batch: list[tuple[Any, ...]]) -> None:
-        """Runs a batch in this process, which is one of the workers."""
-        future = _refs.call_here(_batches.run_function, (self._f, self._on_error is not None, batch), {})
-        self._flying[key].future = future
-        future._ref.tell(self._queue, key, False)
+    Returns:
+        An iterator, with `close()`.
 
-    def _take(self, key: int, outcome: _core.Outcome) -> None:
-        if key == INSTALLED:
-            if outcome.status == _refs.ERROR:
-                raise _refs.error_of(outcome)
-            return
-        flight = self._flying.pop(key)
-        pid, index, count = flight.pid, flight.index, flight.count
-        result, error = self._result(flight, outcome)
-        if error is not None:
-            if isinstance(error, ProcessExitedException):
-                self._busy.pop(pid, None)
-            else:
-                self._busy[pid] -= 1
-            if self._on_error is None or not isinstance(error, Exception):
-                raise error
-            self._values[index] = [self._on_error(error) for _ in range(count)]
-            return
-        self._busy[pid] -= 1
-        seconds, values = result
-        if self._on_error is not None:
-            values = [v if ok else self._on_error(load_exception(*v)) for ok, v in values]
-        self._values[index] = values
-        self._adapt(max(seconds, 1e-9), count)
+    Raises:
+        What `pmap` raises; for wrong parameters at once.
 
-    def _result(self, flight: _Flight, outcome: _core.Outcome) -> tuple[Any, BaseException | None]:
-        if flight.future is None:
-            return _refs.load_outcome(outcome)
-        try:
-            return flight.future.fetch(), None
-        except BaseException as error:
-            return None, error
+    Distributed.jl: `pgenerate`.
 
-    def _adapt(self, seconds: float, count: int) -> None:
-        """Fits the batches, and how many are under way, to the time that one took."""
-        self._window = max(IN_FLIGHT, min(int(TARGET_SECONDS / seconds), IN_FLIGHT_MAX))
-        if self._auto:
-            fitting = int(TARGET_SECONDS * count / seconds)
-            self._size = max(1, min(fitting, self._size * GROWTH, SIZE_MAX))
+    >>> import itertools, pydist as d
+    >>> squares = d.pgenerate(lambda x: x * x, itertools.count())
+    >>> [next(squares) for _ in range(5)]
+    [0, 1, 4, 9, 16]
+    >>> squares.close()
+    """
+    options = (distributed, batch_size, on_error, retry_delays, retry_check, respawn, progress)
+    return _generate(_prepare("pgenerate", f, iterables, pool, True, *options))
+
+
+_Start = Callable[[], tuple[Run, SentFunction, bool]]
+
+
+def _generate(start: _Start) -> Iterator[Any]:
+    run, _, _ = start()
+    interrupt = True
+    try:
+        while (piece := run.next_piece()) is not None:
+            yield from piece
+        interrupt = False
+    except Exception:
+        interrupt = False
+        raise
+    finally:
+        # The function is forgotten by its finalizer: this may be one itself.
+        run.close(interrupt)
+
+
+def _prepare(
+    name: str,
+    f: Callable[..., Any],
+    iterables: tuple[Any, ...],
+    pool: AbstractWorkerPool | Iterable[int] | None,
+    in_order: bool,
+    distributed: bool,
+    batch_size: int | str,
+    on_error: OnError | None,
+    retry_delays: Iterable[float],
+    retry_check: RetryCheck | None,
+    respawn: bool,
+    progress: Any,
+) -> _Start:
+    """Checks the parameters of a map; returns what starts it."""
+    _calls._check_callable(f)
+    if iterables and isinstance(iterables[0], AbstractWorkerPool):
+        if pool is not None:
+            raise TypeError(f"{name}() was given two pools")
+        pool, iterables = iterables[0], iterables[1:]
+    if not iterables:
+        raise TypeError(f"{name}() needs at least one iterable")
+    size = _size(batch_size)
+    if on_error is not None and not callable(on_error):
+        raise TypeError(f"on_error must be callable, not {type(on_error).__name__}")
+    retries = Retries(retry_delays, retry_check)
+    elements = Elements(iterables)
+
+    def start() -> tuple[Run, SentFunction, bool]:
+        _session.ensure_started()
+        queue = _core.Queue()
+        team: Team | Threads
+        if distributed:
+            team = Team(pool, respawn, queue, WAKE)
+        else:
+            team = Threads(min(THREADS_MAX, (os.cpu_count() or 1) + 4))
+        bar = Progress(progress, elements.total)
+        owned = not isinstance(pool, CachingPool)
+        function = pool._sent(f) if isinstance(pool, CachingPool) else SentFunction(f)
+        plan = Plan(function, elements, size, on_error, retries, bar, in_order)
+        return Run(plan, team, queue), function, owned
+
+    return start
+
+
+def _size(batch_size: int | str) -> int | None:
+    if isinstance(batch_size, str) and batch_size == "auto":
+        return None
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise TypeError(f'batch_size must be an int or "auto", not {batch_size!r}')
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    return batch_size

@@ -20,12 +20,17 @@ from typing import Any, Protocol
 
 import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
+from pydist import _classes
+from pydist._source_lines import Source, nested, register, source_of
+
 MAIN_MODULES = ("__main__", "__mp_main__")
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 
 class PicklerLike(Protocol):
     """What a reducer needs of the pickler."""
+
+    nested_codes: set[int]
 
     def reduce_by_value(self, obj: Any) -> Any:
         """Reduces a function or a class that does not go by name."""
@@ -117,7 +122,27 @@ def reduce_function(pickler: PicklerLike, function: Any) -> Any:
 
 def reduce_class(pickler: PicklerLike, cls: Any) -> Any:
     """Leaves an importable class to its name; sends any other by value."""
-    return NotImplemented if by_name(cls) else pickler.reduce_by_value(cls)
+    return NotImplemented if by_name(cls) else _classes.reduce_by_value(cls, pickler.reduce_by_value(cls))
+
+
+def reduce_code(pickler: PicklerLike, code: types.CodeType) -> Any:
+    """Sends the source lines along with code, for tracebacks; what is nested in it has its lines from it."""
+    if id(code) in pickler.nested_codes:
+        return NotImplemented
+    source = source_of(code)
+    if source is None:
+        return NotImplemented
+    pickler.nested_codes.update(map(id, nested(code)))
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return build_code, (code.co_filename, source, make, arguments)
+
+
+def build_code(
+    filename: str, source: Source, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]
+) -> types.CodeType:
+    """Makes the code object, and lets tracebacks find its lines."""
+    register(filename, source)
+    return make(*arguments)
 
 
 def reduce_method(pickler: PicklerLike, method: Any) -> Any:
@@ -352,6 +377,7 @@ def restore_exception(
 
 
 _BY_TYPE: dict[type, Reducer] = {
+    types.CodeType: reduce_code,
     types.MethodType: reduce_method,
     memoryview: reduce_memoryview,
     type(functools.lru_cache(len)): reduce_cached_function,

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _core, _serialize, _session
+from . import _core, _serialize, _session, _timeouts
 from ._errors import CancelledError, FutureAlreadySetError, dump_exception, load_exception, local_exception
 
 if TYPE_CHECKING:
@@ -18,28 +18,10 @@ Waitable = TypeVar("Waitable", "Future", "RemoteChannel")
 
 VALUE, ERROR, CANCELLED, YES, NO, ALREADY_SET, UNKNOWN_REF, EXITED, CLOSED = range(9)
 
+# Those that have been passed on, or have come from elsewhere: others stay out, since the table never shrinks.
 _futures: weakref.WeakValueDictionary[tuple[int, int], Future] = weakref.WeakValueDictionary()
 _futures_lock = threading.RLock()
 _local_calls: dict[int, tuple[Future, Any, tuple[Any, ...], dict[str, Any]]] = {}
-
-
-class _Pins(threading.local):
-    def __init__(self) -> None:
-        self.refs: list[_core.Ref] = []
-
-
-_pins = _Pins()
-
-
-def unpin() -> None:
-    """The message that was pickled last on this thread has been sent."""
-    if _pins.refs:
-        _pins.refs.clear()
-
-
-def pin_until_sent(pin: _core.Ref) -> None:
-    """Keeps a reference that is being pickled on this thread until the message has been sent."""
-    _pins.refs.append(pin)
 
 
 class Future:
@@ -69,8 +51,6 @@ class Future:
     def __init__(self, pid: int | None = None) -> None:
         _session.ensure_started()
         self._init(_core.create_future(_core.me() if pid is None else _session.as_pid(pid)))
-        with _futures_lock:
-            _futures[self.whence, self.id] = self
 
     def _init(self, ref: _core.Ref) -> None:
         self._ref = ref
@@ -122,8 +102,12 @@ class Future:
         Distributed.jl: `fetch`.
         """
         _session.refuse_in_forked_child()
+        timeout = _timeouts.seconds(timeout)
         if not self._done:
-            self._accept(self._ref.fetch(timeout), timeout)
+            if self._raw is None and not self._ref.fetch(timeout, self):
+                self._await_other_thread(timeout)
+            else:
+                self._load()
         value, error = self._outcome
         if error is not None:
             raise error.with_traceback(None)
@@ -141,6 +125,7 @@ class Future:
 
         Distributed.jl: `wait`.
         """
+        timeout = _timeouts.seconds(timeout)
         if not self._done:
             self._ref.wait(timeout)
         return self
@@ -175,7 +160,6 @@ class Future:
                 return self
             data, buffers, refs = _serialize.dumps(value)
             done = self._ref.put(data, [b.raw() for b in buffers], refs)
-            unpin()
             if not done:
                 raise FutureAlreadySetError(f"{self!r} has a value already")
             self._outcome = (value, None)
@@ -213,13 +197,15 @@ class Future:
         from . import _aio
 
         if not self._done:
-            self._accept((yield from _aio.outcome_of(self._ref).__await__()), None)
+            yield from _aio.arrival(self).__await__()
         return self.fetch()
 
     def __reduce__(self) -> tuple[Any, ...]:
         ref = (self.where, self.whence, self.id)
         if not _serialize.dumping():
             return _invalid, (self.whence, self.id)
+        _register(self)
+        pin: _core.Ref | None = None
         with self._lock:
             if self.where == _core.me():
                 self._export()
@@ -227,8 +213,7 @@ class Future:
                 pin = self._ref.pin()
                 if pin is None:
                     return _with_outcome, (ref, *self._carried())
-                pin_until_sent(pin)
-        _serialize.note_ref(*ref)
+        _serialize.note_ref(*ref, pin)
         return _rebuild, ref
 
     def __copy__(self) -> Future:
@@ -243,13 +228,10 @@ class Future:
         except BaseException as error:
             return None, (*dump_exception(error, _core.me())[:2],)
 
-    def _accept(self, outcome: _core.Outcome, timeout: float | None) -> None:
-        """Takes what a fetch brought: the value, or the news that another thread has it."""
-        if outcome.status == YES:
-            self._await_other_thread(timeout)
-            return
-        self._raw = outcome
-        self._load()
+    def accept(self, outcome: _core.Outcome) -> None:
+        """Keeps the value that a wait has brought; it may be here already, or never come."""
+        if outcome.status not in (YES, EXITED):
+            self._raw = outcome
 
     def _await_other_thread(self, timeout: float | None) -> None:
         until = None if timeout is None else time.monotonic() + timeout
@@ -341,9 +323,13 @@ def wrap(ref: _core.Ref) -> Future:
     """The future of a handle that the core has just made."""
     future = Future.__new__(Future)
     future._init(ref)
-    with _futures_lock:
-        _futures[ref.whence, ref.id] = future
     return future
+
+
+def _register(future: Future) -> None:
+    """Has a future found again by what names it: one that is passed on may come back."""
+    with _futures_lock:
+        _futures[future.whence, future.id] = future
 
 
 def _rebuild(owner: int, whence: int, id: int) -> Any:
@@ -353,7 +339,7 @@ def _rebuild(owner: int, whence: int, id: int) -> Any:
         known = _futures.get((whence, id))
         if known is not None:
             return known
-        future = wrap(_core.reference(owner, whence, id))
+        future = _futures[whence, id] = wrap(_core.reference(owner, whence, id))
         # Others hold it: a value set here must outlive the objects of this process.
         future._exported = owner == _core.me()
         return future
@@ -373,6 +359,8 @@ def load_outcome(outcome: _core.Outcome) -> tuple[Any, BaseException | None]:
     if outcome.status == VALUE:
         try:
             return _serialize.loads(outcome.data, outcome.buffers), None
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             return None, error
     return None, error_of(outcome)
@@ -443,9 +431,9 @@ def fetch(x: Any) -> Any:
     if isinstance(x, InvalidFuture):
         return x.fetch
     if callable(x):
-        from ._macros import spawn
+        from . import _calls
 
-        return spawn(x).fetch()
+        return _calls.remotecall_fetch(x, "any")
     return x
 
 
@@ -493,7 +481,7 @@ def as_completed(futures: Iterable[Future], timeout: float | None = None) -> Ite
             future.wait()
         if not isinstance(future, Future):
             raise TypeError(f"as_completed() takes futures, not {type(future).__name__}")
-    return _as_completed(waiting, timeout)
+    return _as_completed(waiting, _timeouts.seconds(timeout))
 
 
 def _as_completed(waiting: dict[int, Future], timeout: float | None) -> Iterator[Future]:

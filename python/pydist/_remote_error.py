@@ -161,7 +161,13 @@ def remote_exception(
     return _wrap(remote, _own_notes(original))
 
 
-def local_exception(exc: BaseException, pid: int) -> RemoteException:
+def as_it_is(exc: Exception) -> Exception:
+    """Marks an exception of pydist's own, that a call to this process raises it as it is."""
+    exc.__dict__["_as_it_is"] = True
+    return exc
+
+
+def local_exception(exc: BaseException, pid: int) -> Exception:
     """Makes the exception that a call to one's own id raises; it looks like one from elsewhere.
 
     Parameters:
@@ -169,13 +175,15 @@ def local_exception(exc: BaseException, pid: int) -> RemoteException:
         pid: the id of this process.
 
     Returns:
-        What `remote_exception` returns.
+        What `remote_exception` returns; one that was marked by `as_it_is`, itself.
 
-    >>> local_exception(ValueError("bad"), 1).pid
-    1
+    >>> local_exception(ValueError("bad"), 1)
+    ValueError('bad')
     """
     if isinstance(exc, RemoteException):
         return exc
+    if isinstance(exc, Exception) and exc.__dict__.pop("_as_it_is", False):
+        return exc.with_traceback(None)
     wrapped = remote_exception(exc, pid, format_traceback(exc, notes=False), this_host())
     for each in _chain(exc, limit=1000):
         # Not by the attribute: a class may forbid to set any.

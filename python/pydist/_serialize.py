@@ -23,7 +23,16 @@ import cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from pydist import _pickle_path
 from pydist._captures import Capture, large_captures, warn_large_captures
-from pydist._plain import ARRAYS, ATOMS, LARGE_BYTES, learn_numpy, name_opcodes, plainness
+from pydist._plain import (
+    ARRAYS,
+    ATOMS,
+    LARGE_BYTES,
+    learn_numpy,
+    load_named,
+    name_opcodes,
+    plainness,
+    remember_named,
+)
 from pydist._reducers import Raw, Reducer, reducer_for
 
 Ref: TypeAlias = tuple[int, int, int]
@@ -46,23 +55,38 @@ class PicklingError(pickle.PicklingError, TypeError):
     path: str = ""
 
 
+class ByValueError(BaseException):
+    """A function or class among the arguments of a call goes by value, where that was not wanted."""
+
+
+class Refs(list[Ref]):
+    """The references that a pickle names; as long as it lives, their owners keep them for this process."""
+
+    __slots__ = ("pins",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pins: list[Any] = []
+
+
 class _State(threading.local):
     """What is under way on this thread: the references of the innermost dumps, and whether it is a loads."""
 
-    refs: list[Ref] | None = None
+    refs: Refs | None = None
     loading: bool = False
 
 
 _state = _State()
 
 
-def note_ref(owner: int, whence: int, id: int) -> bool:
+def note_ref(owner: int, whence: int, id: int, pin: Any = None) -> bool:
     """Records a reference met while pickling.
 
     Parameters:
         owner: the process that keeps the value.
         whence: the process that made the reference.
         id: its number there.
+        pin: what keeps the value until the pickle has been sent.
 
     Returns:
         Whether a dumps of pydist is under way on this thread; if not, the reference leaves the cluster.
@@ -74,6 +98,8 @@ def note_ref(owner: int, whence: int, id: int) -> bool:
     if refs is None:
         return False
     refs.append((owner, whence, id))
+    if pin is not None:
+        refs.pins.append(pin)
     return True
 
 
@@ -135,11 +161,13 @@ def _module(module: types.ModuleType | str) -> types.ModuleType:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
     """Cloudpickle's pickler with reducers of our own, which say quickly that a thing is left to pickle."""
 
-    def __init__(self, file: Any, buffers: list[pickle.PickleBuffer]) -> None:
+    def __init__(self, file: Any, buffers: list[pickle.PickleBuffer], by_value: bool = True) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffers.append)
+        self.by_value = by_value
         self.buffers = buffers
         self.reducers: dict[type, Reducer | None] = {}
         self.captures: list[Capture] = []
+        self.nested_codes: set[int] = set()
 
     def dump(self, obj: Any) -> None:
         """Writes an object; a RecursionError stays one."""
@@ -156,6 +184,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
 
     def reduce_by_value(self, obj: Any) -> Any:
         """Lets cloudpickle reduce a function or class."""
+        if not self.by_value:
+            raise ByValueError
         if isinstance(obj, types.FunctionType):
             self.captures.extend(large_captures(obj))
         return super().reducer_override(obj)
@@ -195,10 +225,10 @@ def dump(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     return data, pickler.buffers
 
 
-def _run_pickler(obj: Any) -> tuple[bytes, _Pickler]:
+def _run_pickler(obj: Any, by_value: bool = True) -> tuple[bytes, _Pickler]:
     _refresh_table()
     file = io.BytesIO()
-    pickler = _Pickler(file, [])
+    pickler = _Pickler(file, [], by_value)
     pickler.dump(obj)
     return file.getvalue(), pickler
 
@@ -207,7 +237,7 @@ def _run_pickler(obj: Any) -> tuple[bytes, _Pickler]:
 def collect_refs() -> Iterator[list[Ref]]:
     """Makes a dumps be under way on this thread, and gives the list of the references met in it."""
     saved = _state.refs, _state.loading
-    refs: list[Ref] = []
+    refs = Refs()
     _state.refs, _state.loading = refs, False
     try:
         yield refs
@@ -250,7 +280,7 @@ def _explain(error: BaseException, roots: list[tuple[str, Any]]) -> BaseExceptio
     return explained
 
 
-def _outer(value: Any) -> Any:
+def outer(value: Any) -> Any:
     """Returns what to pickle in place of an argument or result that pickle would copy, or refuse."""
     cls = type(value)
     if cls is bytes or cls is bytearray:
@@ -260,27 +290,41 @@ def _outer(value: Any) -> Any:
     return value
 
 
-def _dump_rooted(obj: Any, roots: Callable[[], list[tuple[str, Any]]]) -> Dumped:
+def in_buffer(data: bytes) -> Any:
+    """Returns what to put for a pickle within another one: a long one travels as a buffer."""
+    return pickle.PickleBuffer(data) if len(data) >= LARGE_BYTES else data
+
+
+def _dump_rooted(
+    obj: Any, roots: Callable[[], list[tuple[str, Any]]], *, warn: bool = True, by_value: bool = True
+) -> Dumped:
     """Pickles the general way; `roots` gives the names of the parts, for an error."""
     state = _state
     saved = state.refs, state.loading
-    refs: list[Ref] = []
+    refs = Refs()
     state.refs, state.loading = refs, False
     try:
-        data, pickler = _run_pickler(obj)
-    except (KeyboardInterrupt, MemoryError):
+        data, pickler = _run_pickler(obj, by_value)
+    except (KeyboardInterrupt, MemoryError, ByValueError):
         raise
     except BaseException as error:
         raise _explain(error, roots()) from error
     finally:
         state.refs, state.loading = saved
     learn_numpy()
-    if pickler.captures:
+    if pickler.captures and warn:
         warn_large_captures(pickler.captures)
     return data, pickler.buffers, refs
 
 
-def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
+def dumps_call(
+    f: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    opcodes: bytes | None = None,
+    *,
+    by_value: bool = True,
+) -> Dumped:
     """Pickles a call, as the tuple `(f, args, kwargs)`.
 
     A bytearray of 64 KiB or more that is itself an argument travels as a buffer; one that is also inside
@@ -290,6 +334,8 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
         f: the function; by name where it is importable, else by value.
         args: its positional arguments.
         kwargs: its keyword arguments.
+        opcodes: what loads `f`, where the caller knows.
+        by_value: whether functions and classes may go by value.
 
     Returns:
         The pickle, the buffers beside it, and the references to futures and channels in it.
@@ -297,6 +343,7 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
     Raises:
         pickle.PicklingError: something in it cannot be pickled; the message names the path to it.
         RecursionError: it is nested too deeply.
+        ByValueError: a function or class would go by value, and may not.
 
     Distributed.jl: `serialize` of a `CallMsg`.
 
@@ -308,33 +355,40 @@ def dumps_call(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dumped:
     """
     kind = plainness(args)
     if kind and (not kwargs or plainness(kwargs)):
-        opcodes = name_opcodes(f)
+        opcodes = opcodes or name_opcodes(f)
         if opcodes is not None:
             if kind == ATOMS and not kwargs:
                 data = pickle.dumps(args, 5)
                 if len(data) < LARGE_BYTES:
-                    # PROTO, and FRAME with its length, at the front; STOP at the end
-                    body = data[11:-1] if data[2] == 0x95 else data[2:-1]
-                    return b"\x80\x05" + opcodes + body + b"}\x87.", [], []
+                    return with_function(opcodes, data), [], []
             buffers: list[pickle.PickleBuffer] = []
             return pickle.dumps((f, args, kwargs), 5, buffer_callback=buffers.append), buffers, []
-    outer = (f, tuple(map(_outer, args)), {name: _outer(value) for name, value in kwargs.items()})
+    call = (f, tuple(map(outer, args)), {name: outer(value) for name, value in kwargs.items()})
     return _dump_rooted(
-        outer,
+        call,
         lambda: [
             ("f", f),
             *((f"args[{i}]", value) for i, value in enumerate(args)),
             *((f"kwargs[{name!r}]", value) for name, value in kwargs.items()),
         ],
+        by_value=by_value,
     )
 
 
-def dumps(value: Any, *, root: str = "value") -> Dumped:
+def with_function(opcodes: bytes, data: bytes) -> bytes:
+    """Makes the pickle of a call of the opcodes of its function and the pickle of its arguments."""
+    # PROTO, and FRAME with its length, at the front; STOP at the end
+    body = data[11:-1] if data[2] == 0x95 else data[2:-1]
+    return b"\x80\x05" + opcodes + body + b"}\x87."
+
+
+def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:
     """Pickles a value.
 
     Parameters:
         value: what to pickle.
         root: what it is called in the path of an error, such as "result".
+        warn: whether to warn about functions that take large variables along.
 
     Returns:
         The pickle, the buffers beside it, and the references to futures and channels in it.
@@ -353,7 +407,7 @@ def dumps(value: Any, *, root: str = "value") -> Dumped:
     if kind == ARRAYS:
         buffers: list[pickle.PickleBuffer] = []
         return pickle.dumps(value, 5, buffer_callback=buffers.append), buffers, []
-    return _dump_rooted(_outer(value), lambda: [(root, value)])
+    return _dump_rooted(outer(value), lambda: [(root, value)], warn=warn)
 
 
 def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
@@ -384,3 +438,26 @@ def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
         raise
     finally:
         state.refs, state.loading = saved
+
+
+def loads_call(data: Any, buffers: Iterable[Any] = ()) -> tuple[Any, Any, Any]:
+    """Unpickles what `dumps_call` made, quickly where the function has come by its name before.
+
+    Parameters:
+        data: the pickle, bytes-like.
+        buffers: the buffers beside it.
+
+    Returns:
+        The tuple `(f, args, kwargs)`.
+
+    Raises:
+        BaseException: what `loads` raises.
+
+    >>> loads_call(dumps_call(len, ("ab",), {})[0])
+    (<built-in function len>, ('ab',), {})
+    """
+    call: tuple[Any, Any, Any] | None = load_named(data)
+    if call is None:
+        call = loads(data, buffers)
+        remember_named(data, call[0])
+    return call

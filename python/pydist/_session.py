@@ -127,6 +127,11 @@ def refuse_in_forked_child() -> None:
         )
 
 
+def is_forked() -> bool:
+    """Whether this is a forked child of a process of the cluster."""
+    return _forked
+
+
 def is_head() -> bool:
     """Whether this process is process 1."""
     refuse_in_forked_child()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import linecache
 import os
 import sys
 import time
 import types
 from typing import Any
 
-from . import _core, _executor, _interrupts, _session
+from . import _core, _executor, _interrupts, _lines, _session
 
 
 def main(cookie: bytes, config: dict[str, Any]) -> None:
@@ -68,12 +69,13 @@ def _detach_streams() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout = sys.__stdout__ = _lines.install(sys.stdout)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _lines.install(sys.stderr)  # type: ignore[misc]
 
 
 def _fresh_main() -> None:
-    """Gives the user's code an empty `__main__`."""
+    """Gives the user's code an empty `__main__`, and no lines of the text that started this process."""
+    linecache.cache.pop("<string>", None)
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main

@@ -581,3 +581,18 @@ def test_sys_exit_in_remote_do_and_in_asynchronous_calls(workers):
     with pytest.raises(d.RemoteException, match="SystemExit"):
         d.remotecall(leave_later, workers[0]).fetch(timeout=10)
     assert d.remotecall_fetch(d.myid, workers[0]) == workers[0]
+
+
+async def sleep_long() -> None:
+    await asyncio.sleep(600)
+
+
+def test_a_coroutine_is_cancelled_whenever_it_was_begun(workers):
+    for _ in range(30):
+        futures = [d.remotecall(sleep_long, workers[0]) for _ in range(20)]
+        for future in futures:
+            future.cancel()
+        for future in futures:
+            with pytest.raises(d.CancelledError):
+                future.fetch(10)
+    wait_until(lambda: d.stats(workers[0])["calls_running"] == 0)

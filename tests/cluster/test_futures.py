@@ -634,3 +634,14 @@ def test_futures_are_used_by_many_threads(workers):
 
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         assert all(threads.map(use, range(200)))
+
+
+def test_a_future_whose_value_is_here_is_passed_on_again_and_again(workers):
+    """Passing it on never lets go of a hold that it has not taken."""
+    for n in range(100):
+        future = d.remotecall(abs, workers[0], -n)
+        d.remotecall_fetch(d.myid, workers[0])
+        for _ in range(3):
+            gc.collect(0)
+            assert d.remotecall_fetch(d.fetch, workers[1], future) == n
+        assert future.fetch(timeout=5) == n

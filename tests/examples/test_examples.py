@@ -80,6 +80,23 @@ def test_monte_carlo_gives_one_price_whatever_the_number_of_workers(workers):
     assert abs(price - exact) < 5 * discounted.std() / math.sqrt(tasks * paths)
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_random_walk_agrees_with_theory_whatever_the_number_of_workers(workers):
+    tasks, games, stake, goal = 20, 50, 5, 20
+    output = run(
+        "random_walk", "-p", workers, "--tasks", tasks, "--games", games, "--stake", stake, "--goal", goal
+    )
+
+    walk = load("random_walk")
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(2024).spawn(tasks)]
+    played = [walk.play(stream, stake, goal) for stream in streams for _ in range(games)]
+    won = float(printed(output, rf"^won: {NUMBER} "))
+    assert won == sum(w for w, _ in played) / len(played)
+    assert abs(won - stake / goal) < 5 * math.sqrt(0.25 * 0.75 / len(played))
+    length = float(printed(output, rf"^mean length: {NUMBER} "))
+    assert length == sum(steps for _, steps in played) / len(played)
+
+
 def test_ngrams_counts_words_and_pairs():
     output = run("ngrams", "--files", 80)
 

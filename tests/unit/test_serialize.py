@@ -975,3 +975,12 @@ def test_a_warning_made_an_error_is_raised_as_itself() -> None:
 )
 def test_sizes_are_estimated(value: Any, size: int) -> None:
     assert _captures._size(value) == size
+
+
+def test_a_call_by_name_sees_what_the_name_means_now(monkeypatch):
+    data = _serialize.dumps_call(os.path.basename, ("a/b",), {})[0]
+    for _ in range(3):
+        assert _serialize.loads_call(data) == (os.path.basename, ("a/b",), {})
+    monkeypatch.setattr(os.path, "basename", str.upper)
+    f, _, _ = _serialize.loads_call(data)
+    assert f is str.upper

@@ -1,9 +1,9 @@
 //! What happens when a socket is readable: handshakes, messages, and the end of a connection.
 
+use crate::sync::atomic::Ordering;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pydist_proto::codec::Decoder;
 use pydist_proto::handshake::{
@@ -15,10 +15,10 @@ use pydist_proto::message::Message;
 use rustix::io::Errno;
 
 use crate::death::{Dying, STATUS_WAIT};
-use crate::driver::{Event, TIMER, WAKER};
 use crate::inbox::Item;
 use crate::link::{Came, Link, Reading};
 use crate::node::{Arrival, Node, TELL_AFTER, Topology};
+use crate::poll::{Event, TIMER, WAKER};
 use crate::shared::Received;
 use crate::waiter::Wake;
 
@@ -50,8 +50,8 @@ impl Node {
             WAKER => {
                 self.driver.drain_waker();
                 self.settle_returned();
-                if !self.dropped.is_empty() {
-                    self.driver.arm(Instant::now() + TELL_AFTER);
+                if self.dropped_signalled.load(Ordering::SeqCst) {
+                    self.driver.arm(crate::sync::now() + TELL_AFTER);
                 }
             }
             TIMER => self.run_timers(),
@@ -77,6 +77,7 @@ impl Node {
         let result = act(&mut machine);
         let outputs = machine.take_outputs();
         let deltas = machine.deltas_waiting();
+        let oversized = machine.is_oversized();
         drop(machine);
         for output in outputs {
             self.carry_out(output);
@@ -84,7 +85,10 @@ impl Node {
         if deltas >= TELL_AT {
             self.tell_owners();
         } else if deltas > 0 {
-            self.driver.arm(Instant::now() + TELL_AFTER);
+            self.driver.arm(crate::sync::now() + TELL_AFTER);
+        }
+        if oversized {
+            self.driver.arm(crate::sync::now() + crate::reactor::SHRINK_AFTER);
         }
         result
     }
@@ -114,8 +118,10 @@ impl Node {
                 if self.config.topology == Topology::Eager && pid != HEAD && pid < self.me() {
                     self.link_to(pid);
                 }
+                self.members_changed();
             }
             Output::Left(pid) => {
+                self.members_changed();
                 if let Some(link) = self.links.write().remove(&pid) {
                     self.retire(&link);
                 }
@@ -146,7 +152,7 @@ impl Node {
                     self.note(format!("cannot accept connections for now: {error}"));
                     self.driver.unwatch(listener.fd());
                     self.listener_paused.store(true, Ordering::SeqCst);
-                    self.driver.arm(Instant::now() + ACCEPT_PAUSE);
+                    self.driver.arm(crate::sync::now() + ACCEPT_PAUSE);
                     return;
                 }
             }
@@ -201,7 +207,7 @@ impl Node {
         mut machine: Handshake,
     ) -> std::io::Result<Arc<Link>> {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        let deadline = Instant::now() + Duration::from_millis(HANDSHAKE_DEADLINE_MS);
+        let deadline = crate::sync::now() + Duration::from_millis(HANDSHAKE_DEADLINE_MS);
         let hello = machine.poll_output();
         let link = Arc::new(Link::new(token, fd, peer, machine, deadline));
         if let Some(hello) = hello {
@@ -459,7 +465,7 @@ impl Node {
         };
         self.forget_lent(link.token);
         if last {
-            self.trim_pool(Instant::now());
+            self.trim_pool(crate::sync::now());
         }
         self.closed_sent
             .fetch_add(link.bytes_sent.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -477,7 +483,7 @@ impl Node {
             self.arrived.notify_all();
             return;
         }
-        let now = Instant::now();
+        let now = crate::sync::now();
         let ospid = self.machine.lock().member(pid).map_or(0, |m| m.ospid);
         if let Some(arrival @ Arrival::Expected(_)) = self.arrivals.lock().get_mut(&pid) {
             *arrival = Arrival::Failed(reason.to_owned());
@@ -512,8 +518,13 @@ impl Node {
         if let Some(link) = self.link_to(pid) {
             let encoded = pydist_proto::frame::encode(message);
             let body = encoded.body.into_body();
-            if !self.send_shared_body(pid, &link, encoded.header, &body) {
-                link.send_owned(encoded.header, body);
+            if self.send_shared_body(pid, &link, encoded.header, &body) {
+                return;
+            }
+            let hold = Node::holds_back(&link);
+            link.send_owned(encoded.header, body, hold);
+            if hold {
+                self.held_back(&link);
             }
         }
     }

@@ -4,16 +4,17 @@
 //! waited for [`STALL`], another executor is woken, so that a call which blocks holds up no other. A call
 //! is taken only once the one before it has started, so that calls start in the order in which they came.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use pydist_proto::ids::{ProcId, RefId};
 use pydist_proto::machine::Incoming;
 
 use crate::driver::Driver;
+use crate::lanes::Lanes;
 use crate::node::Node;
 use crate::parker::Parker;
 use crate::waiter::Nudge;
@@ -33,12 +34,35 @@ pub enum Item {
     Freed(RefId),
     /// Interrupt the calls that run here: all, or one.
     Interrupt(Option<(ProcId, u64)>),
+    /// A process has joined the cluster or left it.
+    Members,
     /// Something for the log.
     Note(String),
     /// The process is to end.
     Exit,
     /// The executors are to end.
     Stop,
+}
+
+/// What an executor has taken.
+#[derive(Debug)]
+pub struct Taken {
+    pub item: Item,
+    /// No other executor is idle: another thread is to be started.
+    pub lonely: bool,
+    /// The call is not to run: no thread is left for it, and all that there are wait for others.
+    pub refused: bool,
+}
+
+impl Taken {
+    fn new(item: Item) -> Taken {
+        let (lonely, refused) = (false, false);
+        Taken {
+            item,
+            lonely,
+            refused,
+        }
+    }
 }
 
 /// Executors that are kept when there is nothing to do.
@@ -61,15 +85,19 @@ impl Executor {
         *self.waiting.lock() = wait;
     }
 
-    /// Interrupts the wait of its call, or the next one; true where it waits now.
-    pub(crate) fn interrupt(&self, node: &Node) -> bool {
+    /// Has the wait of its call, or the next one, look for an exception that was sent to its thread.
+    pub(crate) fn interrupt(&self, node: &Node) {
         self.interrupted.store(true, Ordering::SeqCst);
         let waiting = self.waiting.lock();
         match &*waiting {
             Some(wait) => wait.nudge(node),
             None => self.parker.unpark(&node.driver),
         }
-        waiting.is_some()
+    }
+
+    /// Whether its wait was interrupted, or the next one is to be.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
     }
 
     /// Whether its wait was interrupted; asking takes the interrupt.
@@ -90,23 +118,80 @@ impl std::fmt::Debug for Executor {
 struct ExecutorState {
     /// It runs a call that is not blocked in a wait of pydist.
     active: bool,
+    /// It has taken a call that has not ended.
+    occupied: bool,
     /// It has taken a call that has not started.
     starting: bool,
+    /// Its call is blocked in a wait that ends by itself: it sleeps, or has a timeout.
+    pausing: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
     urgent: VecDeque<Item>,
     queue: VecDeque<Item>,
+    lanes: Lanes,
     idle: Vec<Arc<Executor>>,
     executors: usize,
+    /// The most executors that there may be; none for no limit. The last idle one of them runs no calls: it does what
+    /// is urgent, and refuses calls for which no thread will be free.
+    limit: Option<usize>,
+    occupied: usize,
     active: usize,
+    pausing: usize,
     /// A call has been taken and has not started yet.
     starting: bool,
     /// Counts calls taken: tells the stall check whether anything moved.
     taken: u64,
     taken_at_check: u64,
     stopped: bool,
+}
+
+impl State {
+    /// Whether just one executor is free, and is kept back since there are as many as there may be.
+    fn only_reserve(&self) -> bool {
+        self.limit.is_some_and(|limit| self.executors >= limit) && self.executors <= self.occupied + 1
+    }
+
+    /// Whether every call that runs waits for another process, or for another call, without end.
+    fn is_stuck(&self) -> bool {
+        self.active == 0 && self.pausing == 0 && !self.starting
+    }
+
+    /// The executor does nothing from now on, or does what is none of a call.
+    fn rest(&mut self, own: &mut ExecutorState) {
+        if std::mem::take(&mut own.starting) {
+            self.starting = false;
+        }
+        if std::mem::take(&mut own.active) {
+            self.active -= 1;
+        }
+    }
+
+    fn next_call(&mut self, own: &mut ExecutorState) -> Option<Taken> {
+        if self.starting {
+            return None;
+        }
+        if self.only_reserve() {
+            if !self.is_stuck() {
+                return None;
+            }
+            let refused = true;
+            return self.queue.pop_front().map(|item| Taken {
+                refused,
+                ..Taken::new(item)
+            });
+        }
+        let item = self.queue.pop_front()?;
+        self.starting = true;
+        own.starting = true;
+        own.active = true;
+        self.active += 1;
+        own.occupied = true;
+        self.occupied += 1;
+        self.taken += 1;
+        Some(Taken::new(item))
+    }
 }
 
 /// The queue of calls and the executors that serve it.
@@ -120,6 +205,21 @@ fn pick(idle: &mut Vec<Arc<Executor>>) -> Option<Arc<Executor>> {
     match idle.iter().position(|e| e.parker.is_leading()) {
         Some(at) => Some(idle.swap_remove(at)),
         None => idle.pop(),
+    }
+}
+
+impl State {
+    /// A call has been queued: an executor is woken unless one is at work.
+    fn pushed(&mut self) -> Pushed {
+        let wake = if self.active == 0 && !self.starting {
+            pick(&mut self.idle)
+        } else {
+            None
+        };
+        Pushed {
+            check: wake.is_none(),
+            wake,
+        }
     }
 }
 
@@ -142,15 +242,38 @@ impl Inbox {
 
     pub(crate) fn unregister(&self, executor: &Arc<Executor>) {
         let mut state = self.state.lock();
+        let mut own = executor.state.lock();
+        state.rest(&mut own);
+        if std::mem::take(&mut own.occupied) {
+            state.occupied -= 1;
+        }
         state.executors -= 1;
         state.idle.retain(|e| !Arc::ptr_eq(e, executor));
     }
 
     pub(crate) fn push(&self, item: Item) -> Pushed {
         let mut state = self.state.lock();
+        let item = match item {
+            Item::Call(call) => match state.lanes.enter(call) {
+                Some(call) => Item::Call(call),
+                None => {
+                    return Pushed {
+                        wake: None,
+                        check: false,
+                    };
+                }
+            },
+            other => other,
+        };
         let urgent = matches!(
             item,
-            Item::Export(_) | Item::Freed(_) | Item::Interrupt(_) | Item::Note(_) | Item::Exit | Item::Stop
+            Item::Export(_)
+                | Item::Freed(_)
+                | Item::Interrupt(_)
+                | Item::Members
+                | Item::Note(_)
+                | Item::Exit
+                | Item::Stop
         );
         if urgent {
             state.urgent.push_back(item);
@@ -160,15 +283,20 @@ impl Inbox {
             };
         }
         state.queue.push_back(item);
-        let wake = if state.active == 0 && !state.starting {
-            pick(&mut state.idle)
-        } else {
-            None
+        state.pushed()
+    }
+
+    /// A call has ended: where it had a lane, the next one of that may be taken.
+    pub(crate) fn leave_lane(&self, src: ProcId, id: u64) -> Pushed {
+        let mut state = self.state.lock();
+        let Some(next) = state.lanes.leave(src, id) else {
+            return Pushed {
+                wake: None,
+                check: false,
+            };
         };
-        Pushed {
-            check: wake.is_none(),
-            wake,
-        }
+        state.queue.push_back(Item::Call(next));
+        state.pushed()
     }
 
     pub(crate) fn stop(&self) -> Vec<Arc<Executor>> {
@@ -178,44 +306,28 @@ impl Inbox {
     }
 
     /// Takes the next item for an executor, or puts it among the idle ones.
-    ///
-    /// The flag tells that no other executor is idle.
-    pub(crate) fn take(&self, executor: &Arc<Executor>) -> Option<(Item, bool)> {
+    pub(crate) fn take(&self, executor: &Arc<Executor>) -> Option<Taken> {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
-        if own.starting {
-            own.starting = false;
-            state.starting = false;
-        }
-        if own.active {
-            own.active = false;
-            state.active -= 1;
+        state.rest(&mut own);
+        if std::mem::take(&mut own.occupied) {
+            state.occupied -= 1;
         }
         if state.stopped {
-            return Some((Item::Stop, false));
+            return Some(Taken::new(Item::Stop));
         }
-        let item = match state.urgent.pop_front() {
-            Some(item) => Some(item),
-            None if state.starting => None,
-            None => {
-                let item = state.queue.pop_front();
-                if matches!(item, Some(Item::Call(_) | Item::Local(_))) {
-                    state.starting = true;
-                    own.starting = true;
-                    own.active = true;
-                    state.active += 1;
-                    state.taken += 1;
-                }
-                item
-            }
+        let taken = match state.urgent.pop_front() {
+            Some(item) => Some(Taken::new(item)),
+            None => state.next_call(&mut own),
         };
-        match item {
-            Some(item) => {
+        match taken {
+            Some(mut taken) => {
                 state.idle.retain(|e| !Arc::ptr_eq(e, executor));
-                let lonely = state.idle.is_empty();
-                Some((item, lonely))
+                let room = state.limit.is_none_or(|limit| state.executors < limit);
+                taken.lonely = state.idle.is_empty() && room;
+                Some(taken)
             }
-            None if !executor.stays && state.idle.len() >= IDLE_MAX => Some((Item::Stop, false)),
+            None if !executor.stays && state.idle.len() >= IDLE_MAX => Some(Taken::new(Item::Stop)),
             None => {
                 if !state.idle.iter().any(|e| Arc::ptr_eq(e, executor)) {
                     state.idle.push(executor.clone());
@@ -223,6 +335,11 @@ impl Inbox {
                 None
             }
         }
+    }
+
+    /// There are to be no more executors than this.
+    pub(crate) fn limit(&self, executors: usize) {
+        self.state.lock().limit = Some(executors);
     }
 
     /// The call that the executor has taken starts: the next one may be taken.
@@ -239,16 +356,15 @@ impl Inbox {
     }
 
     /// The executor's call blocks in a wait of pydist, and gives its slot back.
-    pub(crate) fn block(&self, executor: &Executor) -> Option<Arc<Executor>> {
+    ///
+    /// `pauses` tells that the wait ends by itself.
+    pub(crate) fn block(&self, executor: &Executor, pauses: bool) -> Option<Arc<Executor>> {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
-        if own.starting {
-            own.starting = false;
-            state.starting = false;
-        }
-        if own.active {
-            own.active = false;
-            state.active -= 1;
+        state.rest(&mut own);
+        if pauses && !own.pausing {
+            own.pausing = true;
+            state.pausing += 1;
         }
         if state.active == 0 && !state.queue.is_empty() {
             pick(&mut state.idle)
@@ -261,6 +377,9 @@ impl Inbox {
     pub(crate) fn unblock(&self, executor: &Executor) {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
+        if std::mem::take(&mut own.pausing) {
+            state.pausing -= 1;
+        }
         if !own.active {
             own.active = true;
             state.active += 1;
@@ -279,12 +398,23 @@ impl Inbox {
         let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
         state.taken_at_check = state.taken;
         let free = !state.starting || !state.urgent.is_empty();
-        let wake = if stalled && free {
+        let in_vain = state.urgent.is_empty() && state.only_reserve() && !state.is_stuck();
+        let wake = if stalled && free && !in_vain {
             pick(&mut state.idle)
         } else {
             None
         };
         Pushed { wake, check: true }
+    }
+
+    /// Whether calls wait behind those that run.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.state.lock().queue.is_empty()
+    }
+
+    /// Gives back the room of a long queue that has become short.
+    pub(crate) fn shrink(&self) {
+        self.state.lock().queue.shrink_to(IDLE_MAX);
     }
 
     pub(crate) fn executors(&self) -> usize {

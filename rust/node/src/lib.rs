@@ -1,18 +1,24 @@
 //! What connects the state machine of a process to the operating system: sockets, one reactor thread, waiting.
 
+mod cork;
 mod death;
 mod dispatch;
 mod driver;
 mod ending;
 pub mod inbox;
+mod lanes;
 mod link;
 mod listener;
 mod node;
 mod outgoing;
 mod parker;
+mod poll;
 mod reactor;
+#[cfg(all(test, feature = "shuttle"))]
+mod schedules;
 mod sending;
 mod shared;
+mod sync;
 pub mod waiter;
 
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot, Topology};

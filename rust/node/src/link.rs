@@ -1,13 +1,13 @@
 //! One connection: its handshake, what is read from it and what waits to be written.
 
+use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use crate::sync::{Condvar, Mutex};
 use pydist_proto::body::Body;
 use pydist_proto::codec::Decoder;
 use pydist_proto::frame::{self, CHUNK_MAX, FileName, Header, INLINE_MAX, SHARED_FROM};
@@ -147,8 +147,8 @@ impl Link {
         matches!(send_vectored(self.fd(), &[IoSlice::new(bytes)], None), Ok(n) if n == bytes.len())
     }
 
-    /// Sends a message whose memory the core owns; never waits.
-    pub(crate) fn send_owned(&self, header: Header, body: Arc<Body>) {
+    /// Sends a message whose memory the core owns; never waits. A small one that is to be held back is queued.
+    pub(crate) fn send_owned(&self, header: Header, body: Arc<Body>, hold: bool) {
         let total = body.size();
         let lengths = body.segments.iter().map(|s| s.len());
         if total <= INLINE_MAX {
@@ -156,23 +156,24 @@ impl Link {
             body.segments
                 .iter()
                 .for_each(|s| bytes.extend_from_slice(s.as_slice()));
-            self.enqueue(Outgoing::bytes(bytes));
+            self.enqueue(Outgoing::bytes(bytes), hold);
         } else {
             let stream = self.stream_id();
             let head = frame::encode_head(header, lengths, &body.refs, Some(stream));
-            self.enqueue(Outgoing::stream(head, stream, body));
+            self.enqueue(Outgoing::stream(head, stream, body), false);
         }
     }
 
     /// Sends a message whose segments lie in memory of the caller; returns once they are not needed any more.
     ///
-    /// Waits for room where the peer reads too slowly; `signalled` is asked now and then whether to give up.
+    /// A small one that is to be held back is queued. Waits for room where the peer reads too slowly; `signalled` is asked now and then whether to give up.
     pub(crate) fn send_borrowed(
         &self,
         header: Header,
         segments: &[&[u8]],
         refs: &[RemoteRef],
         signalled: &dyn Fn() -> bool,
+        hold: bool,
     ) -> Result<(), SendError> {
         let total: usize = segments.iter().map(|s| s.len()).sum();
         let lengths = segments.iter().map(|s| s.len());
@@ -180,7 +181,7 @@ impl Link {
             self.await_room(signalled)?;
             let mut bytes = frame::encode_head(header, lengths, refs, None);
             segments.iter().for_each(|s| bytes.extend_from_slice(s));
-            self.enqueue(Outgoing::bytes(bytes));
+            self.enqueue(Outgoing::bytes(bytes), hold);
             return if self.is_closed() {
                 Err(SendError::Closed)
             } else {
@@ -216,7 +217,7 @@ impl Link {
         inline.iter().for_each(|s| bytes.extend_from_slice(s));
         self.bytes_sent
             .fetch_add(shared.file.len() as u64, Ordering::Relaxed);
-        self.enqueue(Outgoing::with_file(bytes, fd));
+        self.enqueue(Outgoing::with_file(bytes, fd), false);
     }
 
     /// Opens a memory file by the descriptor that the other end has of it.
@@ -268,12 +269,13 @@ impl Link {
         Ok(())
     }
 
-    fn enqueue(&self, message: Outgoing) {
+    fn enqueue(&self, message: Outgoing, hold: bool) {
         if self.is_closed() {
             return;
         }
         self.messages_sent.fetch_add(1, Ordering::Relaxed);
-        if self.is_open()
+        if !hold
+            && self.is_open()
             && let Some(mut writer) = self.writer.try_lock()
         {
             self.take_pending(&mut writer);
@@ -286,7 +288,9 @@ impl Link {
         }
         self.queued.fetch_add(message.owned_bytes(), Ordering::Relaxed);
         self.pending.lock().push(message);
-        self.flush();
+        if !hold {
+            self.flush();
+        }
     }
 
     fn take_pending(&self, writer: &mut Queue) {
@@ -354,7 +358,7 @@ impl Link {
                 Ok(writer) => writer,
                 Err(error) => {
                     if begun && error == SendError::Signal {
-                        self.enqueue(Outgoing::bytes(frame::encode_abort(stream).to_vec()));
+                        self.enqueue(Outgoing::bytes(frame::encode_abort(stream).to_vec()), false);
                     }
                     return Err(error);
                 }
@@ -367,7 +371,7 @@ impl Link {
             }
             parts.push(&prefix);
             cursor.take(len, &mut parts);
-            let sent = self.write_fully(&parts);
+            let sent = self.write_or_queue(&parts, &mut writer);
             self.take_pending(&mut writer);
             self.write_queue(&mut writer);
             drop(writer);
@@ -383,7 +387,7 @@ impl Link {
     fn lock_idle_writer(
         &self,
         signalled: &dyn Fn() -> bool,
-    ) -> Result<parking_lot::MutexGuard<'_, Queue>, SendError> {
+    ) -> Result<crate::sync::MutexGuard<'_, Queue>, SendError> {
         loop {
             if self.is_closed() {
                 return Err(SendError::Closed);
@@ -407,17 +411,22 @@ impl Link {
         }
     }
 
-    fn await_writable(&self) {
+    /// Waits a while until the socket takes something; false where it does not.
+    fn await_writable(&self) -> bool {
         let mut fds = [rustix::event::PollFd::new(
             &self.fd,
             rustix::event::PollFlags::OUT,
         )];
-        let timeout = crate::driver::timespec(Duration::from_millis(50));
-        let _ = rustix::event::poll(&mut fds, Some(&timeout));
+        let timeout = crate::poll::timespec(Duration::from_millis(50));
+        matches!(
+            rustix::event::poll(&mut fds, Some(&timeout)),
+            Ok(1..) | Err(Errno::INTR)
+        )
     }
 
-    /// Writes all parts, waiting for the socket where it is full.
-    fn write_fully(&self, parts: &[&[u8]]) -> Result<(), SendError> {
+    /// Writes all parts. Where the socket stays full, what is left is copied into the queue: the writer is not held
+    /// for as long as the peer does not read, and who waits for it can give up.
+    fn write_or_queue(&self, parts: &[&[u8]], writer: &mut Queue) -> Result<(), SendError> {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
         let mut rest = slices.as_mut_slice();
         while !rest.is_empty() {
@@ -430,7 +439,13 @@ impl Link {
                     if self.is_closed() {
                         return Err(SendError::Closed);
                     }
-                    self.await_writable();
+                    if !self.await_writable() {
+                        let left = rest.iter().flat_map(|part| part.iter().copied()).collect();
+                        let left = Outgoing::bytes(left);
+                        self.queued.fetch_add(left.owned_bytes(), Ordering::Relaxed);
+                        writer.push(left);
+                        return Ok(());
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(_) => return Err(SendError::Closed),

@@ -1,19 +1,20 @@
 //! One process of the cluster: its state machine, connections, executors and reactor.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use crate::sync::{Condvar, Mutex, RwLock};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::{HEAD, ProcId, RefId};
 use pydist_proto::machine::{CallError, Counts, Machine};
 use pydist_proto::message::Member;
+use rustc_hash::FxHashMap;
 
+use crate::cork::Cork;
 use crate::death::Dying;
 use crate::driver::Driver;
-use crate::inbox::{Executor, Inbox, Item};
+use crate::inbox::{Executor, Inbox, Item, Pushed, Taken};
 use crate::link::Link;
 use crate::listener::Listener;
 use crate::parker::Parked;
@@ -99,13 +100,14 @@ pub struct Node {
     pub(crate) machine: Mutex<Machine<Wake>>,
     pub(crate) sharing: Sharing,
     /// The connection on which messages to a process are sent.
-    pub(crate) links: RwLock<HashMap<ProcId, Arc<Link>>>,
+    pub(crate) links: RwLock<FxHashMap<ProcId, Arc<Link>>>,
     /// Every connection, by its token.
-    pub(crate) connections: RwLock<HashMap<u64, Arc<Link>>>,
+    pub(crate) connections: RwLock<FxHashMap<u64, Arc<Link>>>,
     pub(crate) next_token: AtomicU64,
     pub(crate) listener: RwLock<Option<Listener>>,
     pub(crate) inbox: Inbox,
-    pub(crate) arrivals: Mutex<HashMap<ProcId, Arrival>>,
+    pub(crate) cork: Cork,
+    pub(crate) arrivals: Mutex<FxHashMap<ProcId, Arrival>>,
     pub(crate) arrived: Condvar,
     pub(crate) dying: Mutex<Vec<Dying>>,
     /// References whose handles finalizers have dropped.
@@ -128,6 +130,8 @@ pub struct Node {
     pub(crate) parent: Mutex<Option<std::os::fd::OwnedFd>>,
     /// The listener is not watched while the process has no descriptors left.
     pub(crate) listener_paused: AtomicBool,
+    /// Python is to hear of those that join and leave.
+    pub(crate) members_watched: AtomicBool,
 }
 
 /// What a finalizer leaves behind.
@@ -142,6 +146,13 @@ pub(crate) const TELL_AFTER: Duration = Duration::from_millis(3);
 impl Node {
     /// Starts the process: its reactor thread runs from now on.
     pub fn start(config: Config) -> Result<Arc<Node>, NodeError> {
+        let node = Node::new(config)?;
+        crate::reactor::spawn(node.clone())?;
+        Ok(node)
+    }
+
+    /// Makes the process's state; nobody reads its sockets yet.
+    pub(crate) fn new(config: Config) -> Result<Arc<Node>, NodeError> {
         let driver = Driver::new()?;
         let node = Arc::new_cyclic(|this| Node {
             this: this.clone(),
@@ -154,6 +165,7 @@ impl Node {
             next_token: AtomicU64::new(1),
             listener: RwLock::default(),
             inbox: Inbox::default(),
+            cork: Cork::default(),
             arrivals: Mutex::default(),
             arrived: Condvar::new(),
             dying: Mutex::default(),
@@ -170,11 +182,11 @@ impl Node {
             head_error: Mutex::default(),
             parent: Mutex::default(),
             listener_paused: AtomicBool::new(false),
+            members_watched: AtomicBool::new(false),
         });
         if node.config.topology == Topology::Star {
             node.machine.lock().set_star();
         }
-        crate::reactor::spawn(node.clone())?;
         Ok(node)
     }
 
@@ -201,7 +213,7 @@ impl Node {
 
     /// Waits until the connection to the head is open, or says why it is not.
     pub fn wait_open(&self, wait: Duration) -> Result<(), String> {
-        let until = Instant::now() + wait;
+        let until = crate::sync::now() + wait;
         let mut error = self.head_error.lock();
         loop {
             if let Some(error) = error.take() {
@@ -210,7 +222,7 @@ impl Node {
             if self.exit_on_head_loss.load(Ordering::SeqCst) {
                 return Ok(());
             }
-            if Instant::now() >= until {
+            if crate::sync::now() >= until {
                 return Err("process 1 did not answer in time".to_owned());
             }
             self.arrived.wait_for(&mut error, Duration::from_millis(20));
@@ -263,7 +275,7 @@ impl Node {
 
     /// How a worker that was announced is doing: `None` while it is on its way.
     pub fn worker_arrived(&self, pid: ProcId, wait: Duration) -> Option<Result<(), JoinError>> {
-        let until = Instant::now() + wait;
+        let until = crate::sync::now() + wait;
         let mut arrivals = self.arrivals.lock();
         loop {
             match arrivals.get(&pid) {
@@ -306,12 +318,18 @@ impl Node {
         self.inbox.unregister(executor);
     }
 
-    /// Waits for something to do; `Err` is a signal. The flag tells that no other executor is idle.
-    pub fn next_item(&self, executor: &Arc<Executor>, may_lead: bool) -> Result<(Item, bool), Parked> {
+    /// There are to be no more executors than this; calls that would need more are refused where all are stuck.
+    pub fn limit_executors(&self, limit: usize) {
+        self.inbox.limit(limit);
+    }
+
+    /// Waits for something to do; `Err` is a signal.
+    pub fn next_item(&self, executor: &Arc<Executor>, may_lead: bool) -> Result<Taken, Parked> {
         loop {
             if let Some(taken) = self.inbox.take(executor) {
                 return Ok(taken);
             }
+            self.uncork();
             if executor.parker.park(self, None, may_lead) == Parked::Signal || executor.take_interrupt() {
                 return Err(Parked::Signal);
             }
@@ -321,18 +339,20 @@ impl Node {
     /// The call that the executor has taken starts.
     pub fn call_started(&self, executor: &Executor) {
         if self.inbox.started(executor) {
-            self.driver.arm(Instant::now() + crate::inbox::STALL);
+            self.driver.arm(crate::sync::now() + crate::inbox::STALL);
         }
     }
 
-    /// Interrupts the wait of an executor's call; one that waits later is interrupted then.
-    pub fn nudge_executor(&self, executor: &Executor) -> bool {
-        executor.interrupt(self)
+    /// Has the wait of an executor's call look for an exception that was sent to its thread; one that waits later
+    /// looks then.
+    pub fn nudge_executor(&self, executor: &Executor) {
+        executor.interrupt(self);
     }
 
-    /// The executor's call is about to block in a wait of pydist.
-    pub fn block(&self, executor: &Executor) {
-        if let Some(other) = self.inbox.block(executor) {
+    /// The executor's call is about to block in a wait of pydist, which ends by itself if it `pauses`.
+    pub fn block(&self, executor: &Executor, pauses: bool) {
+        self.uncork();
+        if let Some(other) = self.inbox.block(executor, pauses) {
             other.parker.unpark(&self.driver);
         }
     }
@@ -344,9 +364,12 @@ impl Node {
 
     /// Hands an item to the executors.
     pub fn push_item(&self, item: Item) {
-        let pushed = self.inbox.push(item);
+        self.wake_executor(&self.inbox.push(item));
+    }
+
+    pub(crate) fn wake_executor(&self, pushed: &Pushed) {
         if pushed.check {
-            self.driver.arm(Instant::now() + crate::inbox::STALL);
+            self.driver.arm(crate::sync::now() + crate::inbox::STALL);
         }
         pushed.wake(&self.driver);
     }
@@ -407,7 +430,7 @@ impl Node {
     /// Has something written to the log, at most once a second; what is left out is counted.
     pub(crate) fn note(&self, text: String) {
         let mut noted = self.noted.lock();
-        let now = Instant::now();
+        let now = crate::sync::now();
         if noted
             .0
             .is_some_and(|last| now.duration_since(last) < Duration::from_secs(1))
@@ -424,6 +447,17 @@ impl Node {
             format!("{text} ({left_out} such lines left out)")
         };
         self.push_item(Item::Note(text));
+    }
+
+    /// Has Python hear of every process that joins or leaves from now on.
+    pub fn watch_members(&self) {
+        self.members_watched.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn members_changed(&self) {
+        if self.members_watched.load(Ordering::SeqCst) {
+            self.push_item(Item::Members);
+        }
     }
 
     pub fn is_closing(&self) -> bool {
@@ -449,8 +483,8 @@ impl Node {
         let mut raw: Vec<i32> = self
             .driver
             .descriptors()
-            .iter()
-            .map(std::os::fd::AsRawFd::as_raw_fd)
+            .into_iter()
+            .map(|fd| std::os::fd::AsRawFd::as_raw_fd(&fd))
             .collect();
         if let Some(connections) = self.connections.try_read() {
             raw.extend(connections.values().map(|l| l.raw_fd()));

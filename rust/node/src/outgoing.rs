@@ -1,10 +1,10 @@
 //! Messages that wait to be written: small ones in front, streams a chunk at a time.
 
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use pydist_proto::body::Body;
 use pydist_proto::frame::{self, CHUNK_MAX};
@@ -12,6 +12,9 @@ use rustix::io::Errno;
 
 /// Whole messages joined into one system call.
 const BATCH: usize = 64;
+
+/// Room for so many messages is kept once all are written.
+const ROOM_KEPT: usize = 4096;
 
 /// A message that is to be written.
 pub(crate) enum Outgoing {
@@ -167,6 +170,7 @@ impl Queue {
                 }
                 continue;
             } else {
+                self.small.shrink_to(ROOM_KEPT);
                 return Ok(());
             };
             match result {

@@ -1,13 +1,12 @@
 //! How one thread waits until another has something for it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use rustix::io::Errno;
-use rustix::thread::futex;
-
-use crate::driver::{Driver, interrupted, timespec};
+use crate::driver::Driver;
 use crate::node::Node;
+use crate::poll::interrupted;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Futex, Woken, now};
 
 const EMPTY: u32 = 0;
 const NOTIFIED: u32 = 1;
@@ -31,15 +30,13 @@ pub enum Parked {
 /// ```
 #[derive(Debug, Default)]
 pub(crate) struct Parker {
-    state: AtomicU32,
+    state: Futex,
 }
 
 impl Parker {
     pub(crate) fn unpark(&self, driver: &Driver) {
-        match self.state.swap(NOTIFIED, Ordering::SeqCst) {
-            PARKED => {
-                let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
-            }
+        match self.state.swap(NOTIFIED) {
+            PARKED => self.state.wake(),
             // The leader looks at its own state after each event that it handles itself.
             LEADING if !Driver::is_leader() => driver.kick(),
             _ => {}
@@ -54,6 +51,10 @@ impl Parker {
         if may_lead && !Driver::is_leader() && node.driver.try_lead() {
             let end = self.lead(node, deadline);
             node.driver.resign();
+            if node.is_closing() {
+                // This thread may have seen the kick that was meant to end the reactor.
+                node.driver.kick();
+            }
             return if self.consume() { Parked::Notified } else { end };
         }
         let end = self.sleep(deadline);
@@ -65,13 +66,11 @@ impl Parker {
     }
 
     fn consume(&self) -> bool {
-        self.state.swap(EMPTY, Ordering::SeqCst) == NOTIFIED
+        self.state.swap(EMPTY) == NOTIFIED
     }
 
     fn enter(&self, state: u32) -> bool {
-        self.state
-            .compare_exchange(EMPTY, state, Ordering::SeqCst, Ordering::SeqCst)
-            .is_ok()
+        self.state.exchange(EMPTY, state)
     }
 
     fn lead(&self, node: &Node, deadline: Option<Instant>) -> Parked {
@@ -80,7 +79,7 @@ impl Parker {
         }
         let mut events = Vec::with_capacity(8);
         loop {
-            let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = deadline.map(|at| at.saturating_duration_since(now()));
             match node.driver.wait(timeout, &mut events) {
                 Ok(()) => {}
                 Err(error) if interrupted(&error) => return Parked::Signal,
@@ -93,7 +92,7 @@ impl Parker {
             if self.state.load(Ordering::SeqCst) == NOTIFIED {
                 return Parked::Notified;
             }
-            if none && deadline.is_some_and(|at| Instant::now() >= at) {
+            if none && deadline.is_some_and(|at| now() >= at) {
                 return Parked::TimedOut;
             }
         }
@@ -104,11 +103,11 @@ impl Parker {
             return Parked::Notified;
         }
         loop {
-            let timeout = deadline.map(|at| timespec(at.saturating_duration_since(Instant::now())));
-            match futex::wait(&self.state, futex::Flags::PRIVATE, PARKED, timeout.as_ref()) {
-                Err(Errno::INTR) => return Parked::Signal,
-                Err(Errno::TIMEDOUT) => return Parked::TimedOut,
-                _ => {}
+            let timeout = deadline.map(|at| at.saturating_duration_since(now()));
+            match self.state.wait(PARKED, timeout) {
+                Woken::Interrupted => return Parked::Signal,
+                Woken::TimedOut => return Parked::TimedOut,
+                Woken::Perhaps => {}
             }
             if self.state.load(Ordering::SeqCst) == NOTIFIED {
                 return Parked::Notified;

@@ -1,12 +1,18 @@
 //! The reactor thread: reads the sockets while no waiting thread does, and runs the timers.
 
+use crate::sync::atomic::Ordering;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::driver::interrupted;
 use crate::link::{Link, Reading};
 use crate::node::Node;
+use crate::poll::interrupted;
+
+/// The tables of the machine give back what they do not need after this time, when a burst may be over.
+pub(crate) const SHRINK_AFTER: Duration = Duration::from_millis(100);
+
+/// So much of what finalizers have left may wait for the reactor.
+const DROPPED_MAX: usize = 1024;
 
 /// Starts the thread; it ends once the node closes. It never attaches to Python.
 pub(crate) fn spawn(node: Arc<Node>) -> std::io::Result<()> {
@@ -18,10 +24,14 @@ pub(crate) fn spawn(node: Arc<Node>) -> std::io::Result<()> {
     spawned.map(|_| ())
 }
 
-fn run(node: &Node) {
+/// Reads the sockets while no waiting thread does, until the node closes.
+pub(crate) fn run(node: &Node) {
     let mut events = Vec::with_capacity(32);
     while !node.is_closing() {
         node.driver.stand_by();
+        if node.is_closing() {
+            return;
+        }
         match node.driver.wait(None, &mut events) {
             Ok(()) => {}
             Err(error) if interrupted(&error) => {}
@@ -29,7 +39,7 @@ fn run(node: &Node) {
         }
         let leader = node.driver.has_leader();
         for event in events.drain(..) {
-            if leader && event.token == crate::driver::WAKER {
+            if leader && event.token == crate::poll::WAKER {
                 // Meant for the leader, who enters `epoll_wait` again while this thread stands by.
                 node.driver.kick();
                 continue;
@@ -43,7 +53,8 @@ impl Node {
     /// The timer has fired.
     pub(crate) fn run_timers(&self) {
         self.driver.disarm();
-        let now = Instant::now();
+        self.uncork();
+        let now = crate::sync::now();
         self.collect_dropped();
         self.tell_owners();
         self.settle_returned();
@@ -53,17 +64,42 @@ impl Node {
         if stall.check {
             self.driver.arm(now + crate::inbox::STALL);
         }
+        self.give_memory_back();
         self.resume_listener();
         self.look_for_deaths(now);
         self.end_slow_handshakes(now);
     }
 
+    /// After a large number of calls or references the system gets their memory back.
+    fn give_memory_back(&self) {
+        let mut machine = self.machine.lock();
+        if !machine.is_oversized() {
+            return;
+        }
+        machine.shrink();
+        drop(machine);
+        self.inbox.shrink();
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        // SAFETY: it takes no pointers, and may be called by any thread at any time.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
+    /// A thread that makes references takes part in letting others go, so that it cannot be faster than the reactor.
+    pub(crate) fn keep_up(&self) {
+        if self.dropped.len() >= DROPPED_MAX {
+            self.collect_dropped();
+        }
+    }
+
     /// Applies what finalizers have left.
     pub(crate) fn collect_dropped(&self) {
+        // First: whoever leaves something from now on has it collected again, even if this round takes it up.
+        self.dropped_signalled.store(false, Ordering::SeqCst);
         if self.dropped.is_empty() {
             return;
         }
-        self.dropped_signalled.store(false, Ordering::SeqCst);
         self.with_machine(|machine| {
             while let Some(dropped) = self.dropped.pop() {
                 match dropped {

@@ -19,7 +19,7 @@ pub enum CallFailed {
     /// The topology does not connect these two.
     NotConnected(ProcId, ProcId),
     Exited(ProcId, String),
-    /// A signal arrived while the call waited for room in the connection; it was not made.
+    /// The sender gave up while it waited for room in the connection; nothing was asked for.
     Signal,
 }
 
@@ -40,21 +40,33 @@ pub struct Payload<'a> {
     pub refs: &'a [RemoteRef],
     /// A body of [`Node::keep`] in which all segments but the first lie already, so that they need not be copied again.
     pub kept: Option<&'a Body>,
-    /// Asked now and then, while there is no room, whether a signal has arrived.
+    /// Asked now and then, while there is no room, whether to give up: a signal has arrived, or the time is over.
     pub signalled: &'a dyn Fn() -> bool,
 }
 
 impl Node {
     /// Calls; the answer, with the value, wakes `wake`.
     pub fn call_fetch(&self, pid: ProcId, payload: Payload<'_>, wake: Wake) -> Result<u64, CallFailed> {
+        self.call_in_lane(pid, 0, payload, wake)
+    }
+
+    /// Calls; the calls of one lane of this process run there one at a time. Lane 0 is none.
+    pub fn call_in_lane(
+        &self,
+        pid: ProcId,
+        lane: u64,
+        payload: Payload<'_>,
+        wake: Wake,
+    ) -> Result<u64, CallFailed> {
         let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
-        self.send_payload(pid, Header::call(id, CallMode::Fetch), payload)
+        self.send_payload(pid, Header::call(id, CallMode::Fetch).in_lane(lane), payload)
             .inspect_err(|_| self.abandon(id))?;
         Ok(id)
     }
 
     /// Calls; the value stays there under the reference, of which the caller has one handle.
     pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
+        self.keep_up();
         let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
         self.send_payload(pid, Header::call(id.id, CallMode::Future), payload)
             .inspect_err(|_| self.with_machine(|machine| machine.release(id)))?;
@@ -72,12 +84,20 @@ impl Node {
         let Some(link) = self.link_to(pid) else {
             return Ok(());
         };
-        let sent = self
-            .send_shared(pid, &link, header, &payload)
-            .unwrap_or_else(|| link.send_borrowed(header, payload.segments, payload.refs, payload.signalled));
+        let sent = self.send_shared(pid, &link, header, &payload).unwrap_or_else(|| {
+            let hold = Node::holds_back(&link);
+            let sent = link.send_borrowed(header, payload.segments, payload.refs, payload.signalled, hold);
+            if hold {
+                self.held_back(&link);
+            }
+            sent
+        });
         match sent {
             Ok(()) | Err(SendError::Closed) => Ok(()),
-            Err(SendError::Signal) => Err(CallFailed::Signal),
+            Err(SendError::Signal) => {
+                self.with_machine(|machine| machine.unshare_refs(pid, payload.refs));
+                Err(CallFailed::Signal)
+            }
         }
     }
 
@@ -86,9 +106,28 @@ impl Node {
         self.with_machine(|machine| machine.abandon(id));
     }
 
+    /// Cancels a fetching call whose answer nobody waits for any more.
+    pub fn cancel_fetch(&self, id: u64) {
+        self.with_machine(|machine| machine.cancel_fetch(id));
+    }
+
+    /// Takes a fetching call back unless it has begun.
+    pub fn recall(&self, id: u64) {
+        self.with_machine(|machine| machine.recall(id));
+    }
+
     /// A call that was taken is about to run; false where it was cancelled.
     pub fn begin_call(&self, src: ProcId, id: u64) -> bool {
-        self.with_machine(|machine| machine.begin(src, id))
+        let wanted = self.with_machine(|machine| machine.begin(src, id));
+        if !wanted {
+            self.leave_lane(src, id);
+        }
+        wanted
+    }
+
+    /// A call has ended: the next one of its lane may start.
+    fn leave_lane(&self, src: ProcId, id: u64) {
+        self.wake_executor(&self.inbox.leave_lane(src, id));
     }
 
     /// Answers a call that fetches.
@@ -99,21 +138,27 @@ impl Node {
         status: Status,
         payload: Payload<'_>,
     ) -> Result<(), CallFailed> {
-        if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
-            self.send_payload(src, Header::result(id, status), payload)
-        } else {
-            Ok(())
-        }
+        let sent = self.answering(|| {
+            if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
+                self.send_payload(src, Header::result(id, status), payload)
+            } else {
+                Ok(())
+            }
+        });
+        self.leave_lane(src, id);
+        sent
     }
 
     /// Keeps the value of the call behind a future.
     pub fn answer_future(&self, src: ProcId, id: u64, status: Status, body: Body) {
-        self.with_machine(|machine| machine.finish_future(src, id, status, body));
+        self.answering(|| self.with_machine(|machine| machine.finish_future(src, id, status, body)));
+        self.leave_lane(src, id);
     }
 
     /// A call without an answer has ended.
     pub fn answer_do(&self, src: ProcId, id: u64) {
         self.with_machine(|machine| machine.finish(src, id, &[]));
+        self.leave_lane(src, id);
     }
 
     /// Asks the owner for an operation on a reference; its answer wakes `wake`.
@@ -161,12 +206,12 @@ impl Node {
         self.with_machine(|machine| machine.ask_own_channel(id, op, body, wake))
     }
 
-    /// Takes a request to a channel back; its answer says whether that came in time.
+    /// Takes a request to a channel back where it still waits; its answer says whether it did.
     pub fn withdraw(&self, target: RemoteRef, req: u64) {
         self.with_machine(|machine| machine.withdraw_op(target, req));
     }
 
-    /// Nobody waits for a request to a channel any more; false where its waiter has been woken.
+    /// Nobody waits for a request to a channel any more: what it did is undone. False where its waiter has been woken.
     pub fn unwant(&self, target: RemoteRef, req: u64) -> bool {
         self.with_machine(|machine| machine.unwant(target, req))
     }
@@ -184,6 +229,7 @@ impl Node {
     /// Makes an empty future on a process, with one handle here.
     pub fn create_future(&self, owner: ProcId) -> Result<RefId, CallFailed> {
         self.check_pid(owner)?;
+        self.keep_up();
         Ok(self.with_machine(|machine| machine.create_at(owner)))
     }
 
@@ -202,8 +248,9 @@ impl Node {
         self.with_machine(|machine| machine.watch(id, want, wake))
     }
 
-    pub fn unwatch(&self, id: RefId, key: u64) {
-        self.with_machine(|machine| machine.unwatch(id, key));
+    /// Takes a waiter back; false where it has been woken.
+    pub fn unwatch(&self, id: RefId, key: u64) -> bool {
+        self.with_machine(|machine| machine.unwatch(id, key))
     }
 
     /// A value that was waited for was not taken after all.
@@ -238,6 +285,7 @@ impl Node {
 
     /// Opens a call to this process itself, whose value is to be under the reference.
     pub fn call_local(&self) -> RefId {
+        self.keep_up();
         self.with_machine(|machine| machine.open_local_call())
     }
 

@@ -1,12 +1,12 @@
 //! What the machine wakes: a thread that waits for one outcome, or a queue of outcomes.
 
+use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 use pydist_proto::record::Outcome;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -54,6 +54,17 @@ impl Cell {
             match self.parker.park(node, deadline, may_lead) {
                 Parked::Notified => {}
                 end => return self.outcome.lock().take().ok_or(end),
+            }
+        }
+    }
+
+    /// Waits for the outcome that another thread of the core has taken out of the machine for this cell.
+    ///
+    /// That thread does nothing in between that could block, so neither time nor signals end this.
+    pub fn handed_over(&self, node: &Node) -> Outcome {
+        loop {
+            if let Ok(outcome) = self.wait(node, None, false) {
+                return outcome;
             }
         }
     }
@@ -122,6 +133,12 @@ impl Queue {
             }
             None => self.parker.unpark(driver),
         }
+    }
+
+    /// Whether an outcome has come and not been taken, or a wait for one is under way.
+    pub fn expects(self: &Arc<Queue>) -> bool {
+        // Each wait holds the queue until its outcome is in it.
+        Arc::strong_count(self) > 1 || !self.ready.lock().is_empty()
     }
 
     /// Takes all outcomes that are there.

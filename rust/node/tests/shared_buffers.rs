@@ -1,5 +1,6 @@
 //! Large buffers between two cores: through shared memory, private to each side, and given back.
 
+#![cfg(not(feature = "shuttle"))]
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -1,5 +1,6 @@
 //! Calls and futures between two cores.
 
+#![cfg(not(feature = "shuttle"))]
 #![allow(clippy::unwrap_used)]
 
 mod support;

@@ -61,8 +61,9 @@ impl From<Answer> for Effect {
     }
 }
 
-#[derive(Debug)]
-struct Putter {
+/// An item, and the request that put it.
+#[derive(Clone, Debug)]
+struct Item {
     from: Asker,
     body: Arc<Body>,
 }
@@ -79,11 +80,11 @@ struct Putter {
 #[derive(Debug)]
 pub struct Channel {
     capacity: usize,
-    items: VecDeque<Arc<Body>>,
-    putters: VecDeque<Putter>,
+    items: VecDeque<Item>,
+    putters: VecDeque<Item>,
     waiters: VecDeque<(Asker, Wish)>,
     /// Items that takers have been sent and have not confirmed, in the order in which they left.
-    unconfirmed: VecDeque<(Asker, Arc<Body>)>,
+    unconfirmed: VecDeque<(Asker, Item)>,
     /// Why it is closed: the body that takers of an empty channel get.
     closed: Option<Arc<Body>>,
 }
@@ -119,7 +120,7 @@ impl Channel {
                 effect.dropped.push(body);
             }
             None => {
-                self.putters.push_back(Putter { from, body });
+                self.putters.push_back(Item { from, body });
                 self.settle(&mut effect);
             }
         }
@@ -151,23 +152,32 @@ impl Channel {
     /// A taker has its item.
     pub fn confirm(&mut self, taker: Asker) -> Effect {
         let mut effect = Effect::default();
-        effect.dropped.extend(self.recall(taker));
+        effect.dropped.extend(self.recall(taker).map(|item| item.body));
         effect
     }
 
-    /// A taker does not want the item that was sent to it: it goes back to the front.
-    pub fn give_back(&mut self, taker: Asker) -> Effect {
+    /// Nobody wants the answer to a request any more, and none is given: it waits no longer, an item that it
+    /// took goes back to the front, and one that it put is dropped unless a taker has been sent it.
+    pub fn undo(&mut self, from: Asker) -> Effect {
         let mut effect = Effect::default();
-        if let Some(body) = self.recall(taker) {
-            self.items.push_front(body);
-            self.settle(&mut effect);
+        if let Some(item) = self.recall(from) {
+            self.items.push_front(item);
+        } else if let Some(at) = self.waiters.iter().position(|(asker, _)| *asker == from) {
+            self.waiters.remove(at);
+        } else {
+            for queue in [&mut self.putters, &mut self.items] {
+                if let Some(at) = queue.iter().position(|item| item.from == from) {
+                    effect.dropped.extend(queue.remove(at).map(|item| item.body));
+                }
+            }
         }
+        self.settle(&mut effect);
         effect
     }
 
-    fn recall(&mut self, taker: Asker) -> Option<Arc<Body>> {
+    fn recall(&mut self, taker: Asker) -> Option<Item> {
         let at = self.unconfirmed.iter().position(|(asker, _)| *asker == taker)?;
-        self.unconfirmed.remove(at).map(|(_, body)| body)
+        self.unconfirmed.remove(at).map(|(_, item)| item)
     }
 
     /// Closes the channel: items in it can still be taken, whoever waits for room fails now.
@@ -198,15 +208,15 @@ impl Channel {
             !gone
         });
         let mut back = Vec::new();
-        self.unconfirmed.retain(|(asker, body)| {
+        self.unconfirmed.retain(|(asker, item)| {
             let gone = asker.pid == pid;
             if gone {
-                back.push(body.clone());
+                back.push(item.clone());
             }
             !gone
         });
-        for body in back.into_iter().rev() {
-            self.items.push_front(body);
+        for item in back.into_iter().rev() {
+            self.items.push_front(item);
         }
         self.settle(&mut effect);
         effect
@@ -219,10 +229,9 @@ impl Channel {
         let askers = self.waiters.iter().map(|(asker, _)| *asker).chain(putters);
         let gone = askers.map(|to| Answer::bare(to, Status::UnknownRef));
         effect.answers.extend(gone);
-        effect.dropped.extend(self.items);
-        effect.dropped.extend(self.putters.into_iter().map(|p| p.body));
-        let unconfirmed = self.unconfirmed.into_iter().map(|(_, body)| body);
-        effect.dropped.extend(unconfirmed);
+        let unconfirmed = self.unconfirmed.into_iter().map(|(_, item)| item);
+        let items = self.items.into_iter().chain(self.putters).chain(unconfirmed);
+        effect.dropped.extend(items.map(|item| item.body));
         effect.dropped.extend(self.closed);
         effect
     }
@@ -251,11 +260,11 @@ impl Channel {
 
     /// Takes the item of the first putter in, whose put has ended; false where there is none.
     fn accept(&mut self, effect: &mut Effect) -> bool {
-        let Some(putter) = self.putters.pop_front() else {
+        let Some(item) = self.putters.pop_front() else {
             return false;
         };
-        effect.answers.push(Answer::bare(putter.from, Status::Yes));
-        self.items.push_back(putter.body);
+        effect.answers.push(Answer::bare(item.from, Status::Yes));
+        self.items.push_back(item);
         true
     }
 
@@ -267,15 +276,14 @@ impl Channel {
         if wish == Wish::Take && self.items.is_empty() {
             self.accept(effect);
         }
-        let first = self.putters.front().map(|putter| &putter.body);
-        let Some(body) = self.items.front().or(first).cloned() else {
+        let Some(item) = self.items.front().or(self.putters.front()).cloned() else {
             return;
         };
         if wish == Wish::Take {
             self.items.pop_front();
-            self.unconfirmed.push_back((asker, body.clone()));
+            self.unconfirmed.push_back((asker, item.clone()));
         }
-        let (to, status) = (asker, Status::Value);
+        let (to, status, body) = (asker, Status::Value, item.body);
         effect.answers.push(Answer { to, status, body });
     }
 }

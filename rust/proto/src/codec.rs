@@ -1,7 +1,9 @@
 //! Turns the bytes of an authenticated peer into messages.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::body::{Body, Segment, View};
 use crate::error::ProtocolError;
@@ -11,7 +13,7 @@ use crate::frame::{
 };
 use crate::handshake::Authenticated;
 use crate::ids::{ProcId, RefId};
-use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status, Unmapped};
+use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status, Unmapped, Withdrawal};
 
 const STAGING: usize = 64 << 10;
 /// A chunk with less than this left to come is read through the staging buffer, with what follows it.
@@ -107,7 +109,7 @@ pub struct Decoder {
     staging: Vec<u8>,
     start: usize,
     end: usize,
-    streams: HashMap<u16, Partial>,
+    streams: FxHashMap<u16, Partial>,
     /// The stream and the bytes left of the chunk that is being read.
     chunk: Option<(u16, usize)>,
     /// The last `spare` was the stream's own memory.
@@ -125,7 +127,7 @@ impl Decoder {
             staging: vec![0; STAGING],
             start: 0,
             end: 0,
-            streams: HashMap::new(),
+            streams: FxHashMap::default(),
             chunk: None,
             direct: false,
             message_max,
@@ -404,6 +406,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::CALL => Message::Call {
             id,
             mode: call_mode(b)?,
+            lane: a,
             body,
         },
         kind::RESULT => Message::Result {
@@ -421,6 +424,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::WITHDRAW => Message::Withdraw {
             req: id,
             target: RefId { whence: b, id: a },
+            how: withdrawal(c)?,
         },
         kind::UNMAPPED => Message::Unmapped {
             files: unmapped(&body)?,
@@ -471,9 +475,16 @@ fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
     [Fetch, Wait, IsReady, Put, Cancel, Create, Recount]
         .into_iter()
         .chain([ChannelCreate, ChannelPut, ChannelTake, ChannelFetch, ChannelWait])
-        .chain([ChannelIsReady, ChannelIsOpen, ChannelClose, ChannelGiveBack])
+        .chain([ChannelIsReady, ChannelIsOpen, ChannelClose, Recall])
         .find(|o| *o as u32 == raw)
         .ok_or(ProtocolError::UnknownValue("operation", raw))
+}
+
+fn withdrawal(raw: u32) -> Result<Withdrawal, ProtocolError> {
+    [Withdrawal::IfWaiting, Withdrawal::Undo]
+        .into_iter()
+        .find(|how| *how as u32 == raw)
+        .ok_or(ProtocolError::UnknownValue("withdrawal", raw))
 }
 
 fn taken(body: &Body) -> Result<Vec<(RefId, u64)>, ProtocolError> {

@@ -133,6 +133,11 @@ impl Header {
         }
     }
 
+    /// The header of a call that runs after those before it in its lane.
+    pub fn in_lane(self, lane: u64) -> Header {
+        Header { a: lane, ..self }
+    }
+
     /// The header of a call's or an operation's answer.
     pub fn result(id: u64, status: Status) -> Header {
         Header {
@@ -290,7 +295,7 @@ pub fn encode(message: Message) -> Encoded {
         )
     };
     let (header, body) = match message {
-        Message::Call { id, mode, body } => (Header::call(id, mode), body),
+        Message::Call { id, mode, lane, body } => (Header::call(id, mode).in_lane(lane), body),
         Message::Result { id, status, body } => {
             return Encoded {
                 header: Header::result(id, status),
@@ -304,13 +309,13 @@ pub fn encode(message: Message) -> Encoded {
             body,
         } => (Header::ref_op(req, op, target), body),
         Message::Done { id } => bare(kind::DONE, id),
-        Message::Withdraw { req, target } => (
+        Message::Withdraw { req, target, how } => (
             Header {
                 kind: kind::WITHDRAW,
                 id: req,
                 a: target.id,
                 b: target.whence,
-                c: 0,
+                c: how as u32,
             },
             Body::default(),
         ),

@@ -13,3 +13,4 @@ pub mod ids;
 pub mod machine;
 pub mod message;
 pub mod record;
+pub mod schedule;

@@ -3,8 +3,10 @@
 //! Everything that happens is a method call; what is to be done about it is left in a list of
 //! [`Output`]s, which the caller takes with [`Machine::take_outputs`] and carries out.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
@@ -12,8 +14,11 @@ use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 use crate::record::{Outcome, Record, State, Waiter, Want};
 
 mod channels;
+mod counts;
 mod members;
+mod memory;
 mod refs;
+mod values;
 
 /// A result up to this size travels to the caller with the news that the call has ended.
 pub const EAGER_MAX: usize = 64 << 10;
@@ -24,6 +29,8 @@ pub struct Incoming {
     pub src: ProcId,
     pub id: u64,
     pub mode: CallMode,
+    /// Calls of one lane of a process run one at a time; 0 is no lane.
+    pub lane: u64,
     pub body: Body,
 }
 
@@ -75,8 +82,6 @@ enum Expect<W> {
     Op(W),
     /// Nobody waits any more.
     Nothing,
-    /// Nobody waits any more, and an item of this channel is to be given back.
-    Unwanted(RemoteRef),
 }
 
 #[derive(Debug)]
@@ -123,9 +128,9 @@ pub struct Machine<W> {
     next_key: u64,
     members: BTreeMap<ProcId, Member>,
     departed: BTreeMap<ProcId, String>,
-    outstanding: HashMap<u64, Outstanding<W>>,
-    running: HashMap<(ProcId, u64), Run>,
-    records: HashMap<RefId, Record<W>>,
+    outstanding: FxHashMap<u64, Outstanding<W>>,
+    running: FxHashMap<(ProcId, u64), Run>,
+    records: FxHashMap<RefId, Record<W>>,
     /// Changes of counts that are to be told to the owners.
     deltas: Vec<(ProcId, RefDelta)>,
     /// Items that have come, whose channels' owners are to be told so.
@@ -134,6 +139,8 @@ pub struct Machine<W> {
     recounts: Vec<(ProcId, ProcId, RefId)>,
     /// The references that were freed last, of those that others than their maker have held.
     freed: VecDeque<RefId>,
+    /// Answers that nobody waited for, and messages of processes that were gone.
+    strays: u64,
     outputs: Vec<Output<W>>,
 }
 
@@ -147,13 +154,14 @@ impl<W> Machine<W> {
             next_key: 1,
             members: BTreeMap::from([(me.pid, me)]),
             departed: BTreeMap::new(),
-            outstanding: HashMap::new(),
-            running: HashMap::new(),
-            records: HashMap::new(),
+            outstanding: FxHashMap::default(),
+            running: FxHashMap::default(),
+            records: FxHashMap::default(),
             deltas: Vec::new(),
             confirms: Vec::new(),
             recounts: Vec::new(),
             freed: VecDeque::new(),
+            strays: 0,
             outputs: Vec::new(),
         }
     }
@@ -180,6 +188,11 @@ impl<W> Machine<W> {
             calls_outstanding: self.outstanding.len(),
             calls_running: self.running.len(),
         }
+    }
+
+    /// How many messages were dropped so far since they came too late, or twice.
+    pub fn strays(&self) -> u64 {
+        self.strays
     }
 
     fn fresh_id(&mut self) -> u64 {
@@ -256,6 +269,33 @@ impl<W> Machine<W> {
         }
     }
 
+    /// Cancels a fetching call whose answer nobody waits for any more; one that runs is interrupted.
+    pub fn cancel_fetch(&mut self, id: u64) {
+        self.abandon(id);
+        self.tell_callee(id, RefOp::Cancel);
+    }
+
+    /// Takes a fetching call back unless it has begun: it then ends as cancelled.
+    pub fn recall(&mut self, id: u64) {
+        self.tell_callee(id, RefOp::Recall);
+    }
+
+    fn tell_callee(&mut self, id: u64, op: RefOp) {
+        let Some(pid) = self.outstanding.get(&id).map(|o| o.pid) else {
+            return;
+        };
+        let target = RefId { whence: self.me, id };
+        self.send(
+            pid,
+            Message::RefOp {
+                req: 0,
+                op,
+                target,
+                body: Body::default(),
+            },
+        );
+    }
+
     /// A queued call is about to run; false where it was cancelled.
     pub fn begin(&mut self, src: ProcId, id: u64) -> bool {
         match self.running.get_mut(&(src, id)) {
@@ -306,10 +346,17 @@ impl<W> Machine<W> {
     /// A message of another process has arrived; one of a process that is gone is dropped.
     pub fn handle_message(&mut self, from: ProcId, message: Message) {
         if self.departed.contains_key(&from) {
+            self.strays += 1;
             return;
         }
         match message {
-            Message::Call { id, mode, body } => self.handle_call(from, id, mode, body),
+            Message::Call { id, mode, lane, body } => self.handle_call(Incoming {
+                src: from,
+                id,
+                mode,
+                lane,
+                body,
+            }),
             Message::Result { id, status, body } => {
                 self.handle_result(
                     from,
@@ -328,7 +375,7 @@ impl<W> Machine<W> {
                 target,
                 body,
             } => self.handle_ref_op(from, req, op, target, body),
-            Message::Withdraw { req, target } => self.handle_withdraw(from, req, target),
+            Message::Withdraw { req, target, how } => self.handle_withdraw(from, req, target, how),
             Message::Confirm { taken } => self.handle_confirm(from, taken),
             Message::Refs { deltas } => self.handle_deltas(&deltas),
             Message::Interrupt => self.outputs.push(Output::InterruptAll),
@@ -343,8 +390,9 @@ impl<W> Machine<W> {
         }
     }
 
-    fn handle_call(&mut self, src: ProcId, id: u64, mode: CallMode, body: Body) {
-        self.receive_refs(src, &body.refs);
+    fn handle_call(&mut self, call: Incoming) {
+        let Incoming { src, id, mode, .. } = call;
+        self.receive_refs(src, &call.body.refs);
         if mode == CallMode::Future {
             let me = self.me;
             let record = self
@@ -358,8 +406,7 @@ impl<W> Machine<W> {
             self.tell_caller(RefId { whence: src, id });
         }
         self.running.insert((src, id), Run::Queued);
-        self.outputs
-            .push(Output::Deliver(Incoming { src, id, mode, body }));
+        self.outputs.push(Output::Deliver(call));
         if mode == CallMode::Future {
             self.free_if_unused(RefId { whence: src, id });
         }
@@ -388,12 +435,6 @@ impl<W> Machine<W> {
             Expect::Future(reference) | Expect::Value(reference) => self.settle(reference, outcome),
             Expect::Ready(reference) => self.ready_elsewhere(reference, outcome),
             Expect::Nothing => self.release_refs(&outcome.body.refs),
-            Expect::Unwanted(target) => {
-                self.release_refs(&outcome.body.refs);
-                if outcome.status == Status::Value {
-                    self.give_item_back(target, id);
-                }
-            }
         }
     }
 
@@ -405,7 +446,8 @@ impl<W> Machine<W> {
 
     /// Takes what waits for the answer `id`; nothing, where that was not asked of `from`.
     fn take_expected(&mut self, from: ProcId, id: u64) -> Option<Expect<W>> {
-        if self.outstanding.get(&id)?.pid != from {
+        if self.outstanding.get(&id).is_none_or(|o| o.pid != from) {
+            self.strays += 1;
             return None;
         }
         self.outstanding.remove(&id).map(|o| o.expect)

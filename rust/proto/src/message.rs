@@ -76,8 +76,18 @@ pub enum RefOp {
     ChannelIsOpen = 13,
     /// Closes the channel.
     ChannelClose = 14,
-    /// Puts the item that a request of this number brought back to the front.
-    ChannelGiveBack = 15,
+    /// Cancels a fetching call of the sender unless it has begun; not answered.
+    Recall = 15,
+}
+
+/// How an operation is taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Withdrawal {
+    /// Where it still waits; its answer tells whether it did.
+    IfWaiting = 0,
+    /// Nobody wants its answer, and none is given. What it did to a channel is undone as far as it can be.
+    Undo = 1,
 }
 
 /// A change of how many times a process holds a reference, told to the owner.
@@ -117,6 +127,8 @@ pub enum Message {
     Call {
         id: u64,
         mode: CallMode,
+        /// Calls of one lane run one at a time, in order; 0 is no lane.
+        lane: u64,
         body: Body,
     },
     Result {
@@ -134,10 +146,11 @@ pub enum Message {
         target: RefId,
         body: Body,
     },
-    /// Takes back an operation that still waits.
+    /// Takes back an operation.
     Withdraw {
         req: u64,
         target: RefId,
+        how: Withdrawal,
     },
     /// Takers have their items: each is named by the channel and the number of the request.
     Confirm {

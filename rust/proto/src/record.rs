@@ -1,7 +1,8 @@
 //! What a process knows of one reference: the slot of its owner, or the view of one who holds it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::body::Body;
 use crate::channel::Channel;
@@ -89,7 +90,7 @@ pub struct Record<W> {
     pub waiters: Vec<Waiter<W>>,
     /// Owner only: how often each process (first) has got the reference from each (second). An add may arrive
     /// after the matching delete, so a count can be negative for a while; the slot lives until all are zero.
-    pub holders: HashMap<(ProcId, ProcId), i32>,
+    pub holders: FxHashMap<(ProcId, ProcId), i32>,
     /// The owner has heard of the reference from its maker, not only from others.
     pub created: bool,
     /// The call that makes the value tells its caller, who is to be answered without asking.
@@ -114,7 +115,7 @@ impl<W> Record<W> {
             received: Vec::new(),
             state: State::Pending,
             waiters: Vec::new(),
-            holders: HashMap::new(),
+            holders: FxHashMap::default(),
             created: false,
             call: false,
             asked_value: None,

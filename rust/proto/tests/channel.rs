@@ -183,7 +183,7 @@ enum Step {
     Ask(ProcId, Wish),
     Withdraw(usize),
     Confirm(usize),
-    GiveBack(usize),
+    Undo(usize),
     Forget(ProcId),
     Close,
 }
@@ -197,7 +197,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => pid.clone().prop_map(|p| Step::Ask(p, Wish::Ready)),
         2 => any::<usize>().prop_map(Step::Withdraw),
         4 => any::<usize>().prop_map(Step::Confirm),
-        1 => any::<usize>().prop_map(Step::GiveBack),
+        3 => any::<usize>().prop_map(Step::Undo),
         1 => pid.prop_map(Step::Forget),
         1 => Just(Step::Close),
     ]
@@ -213,6 +213,8 @@ struct Seen {
     /// Items on their way, in the order in which they left.
     sent: Vec<((ProcId, u64), u64)>,
     done: BTreeSet<u64>,
+    /// Who put each item.
+    putters: BTreeMap<u64, ProcId>,
     asked: BTreeMap<(ProcId, u64), Wish>,
     closed: bool,
 }
@@ -222,6 +224,29 @@ impl Seen {
         self.next += 1;
         self.waiting.insert((pid, self.next), item);
         asker(pid, self.next)
+    }
+
+    /// What is to be seen after some request is undone: one that waits, that took an item, or that put one.
+    fn undo(&mut self, at: usize) -> Asker {
+        let takers = self.sent.iter().map(|(key, _)| *key);
+        let putters = self.inside.iter().map(|n| (self.putters[n], *n));
+        let known: Vec<_> = self
+            .waiting
+            .keys()
+            .copied()
+            .chain(takers)
+            .chain(putters)
+            .collect();
+        let Some((pid, req)) = known.get(at % known.len().max(1)).copied() else {
+            return asker(9, 1);
+        };
+        self.waiting.remove(&(pid, req));
+        if let Some(at) = self.sent.iter().position(|(key, _)| *key == (pid, req)) {
+            self.inside.push_front(self.sent.remove(at).1);
+        } else {
+            self.inside.retain(|n| *n != req);
+        }
+        asker(pid, req)
     }
 
     fn check(&mut self, effect: Effect) {
@@ -258,6 +283,7 @@ fn run(capacity: usize, steps: Vec<Step>) {
             Step::Put(pid) => {
                 let n = seen.next + 1;
                 let from = seen.request(pid, Some(n));
+                seen.putters.insert(n, pid);
                 let effect = channel.put(from, item(n));
                 seen.check(effect);
             }
@@ -280,11 +306,11 @@ fn run(capacity: usize, steps: Vec<Step>) {
                 assert_eq!(dropped.iter().map(|b| number(b)).collect::<Vec<_>>(), [n]);
                 assert!(seen.done.insert(n), "{n} has come twice");
             }
-            Step::GiveBack(at) if !seen.sent.is_empty() => {
-                let ((pid, req), n) = seen.sent.remove(at % seen.sent.len());
-                seen.inside.push_front(n);
-                let effect = channel.give_back(asker(pid, req));
+            Step::Undo(at) if seen.next > 0 => {
+                let request = seen.undo(at);
+                let effect = channel.undo(request);
                 seen.check(effect);
+                assert!(!seen.waiting.contains_key(&(request.pid, request.req)));
             }
             Step::Forget(pid) => {
                 seen.waiting.retain(|(p, _), _| *p != pid);
@@ -303,7 +329,7 @@ fn run(capacity: usize, steps: Vec<Step>) {
                 let effect = channel.close(item(0));
                 seen.check(effect);
             }
-            Step::Withdraw(_) | Step::Confirm(_) | Step::GiveBack(_) => {}
+            Step::Withdraw(_) | Step::Confirm(_) | Step::Undo(_) => {}
         }
         let putting = seen.waiting.values().any(Option::is_some);
         let asking = seen.waiting.values().any(Option::is_none);
@@ -457,6 +483,28 @@ fn a_request_that_is_withdrawn_hears_whether_it_was_in_time() {
     exchange(&mut owner, &mut taker);
     assert_eq!(woken(&mut taker), [("take", Status::Cancelled)]);
     assert_eq!(taker.counts().calls_outstanding, 0);
+}
+
+#[test]
+fn a_request_that_nobody_wants_is_undone_without_an_answer() {
+    let (mut owner, mut client, channel) = shared();
+    owner.hold(channel);
+    let put = ask(&mut client, &mut owner, RefOp::ChannelPut, channel, "put");
+    let full = ask(&mut client, &mut owner, RefOp::ChannelPut, channel, "full");
+    assert_eq!(woken(&mut client), [("put", Status::Yes)]);
+    assert!(client.unwant(channel, full));
+    assert_eq!(
+        client.counts().calls_outstanding,
+        0,
+        "at once, whatever the owner does"
+    );
+    assert!(!client.unwant(channel, put), "it has its answer");
+    client.give_item_back(channel, put);
+    exchange(&mut owner, &mut client);
+    owner.ask_own_channel(channel.id, RefOp::ChannelIsReady, Body::default(), "ready");
+    exchange(&mut owner, &mut client);
+    assert_eq!(woken(&mut owner), [("ready", Status::No)]);
+    assert!(woken(&mut client).is_empty());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use pydist_proto::error::ProtocolError;
 use pydist_proto::frame::{self, CHUNK_MAX, HEAD_MAX, HEADER, Header, PREFIX, STREAMS_MAX};
 use pydist_proto::handshake::Authenticated;
 use pydist_proto::ids::{RefId, RemoteRef};
-use pydist_proto::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
+use pydist_proto::message::{CallMode, Member, Message, RefDelta, RefOp, Status, Withdrawal};
 
 const MESSAGE_MAX: u64 = 64 << 20;
 
@@ -82,7 +82,7 @@ fn key(message: &Message) -> Key {
         )
     };
     match message {
-        Message::Call { id, mode, body } => of(format!("call {id} {mode:?}"), body),
+        Message::Call { id, mode, lane, body } => of(format!("call {id} {mode:?} {lane}"), body),
         Message::Result { id, status, body } => of(format!("result {id} {status:?}"), body),
         Message::RefOp {
             req,
@@ -161,11 +161,11 @@ fn of<T: Clone + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    use RefOp::{Cancel, Create, Fetch, IsReady, Put, Recount, Wait};
+    use RefOp::{Cancel, Create, Fetch, IsReady, Put, Recall, Recount, Wait};
     use Status::{AlreadySet, Cancelled, Error, Exited, No, UnknownRef, Value, Yes};
     let mode = of(&[CallMode::Fetch, CallMode::Future, CallMode::Do]);
     let status = of(&[Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited]);
-    let op = of(&[Fetch, Wait, IsReady, Put, Cancel, Create, Recount]);
+    let op = of(&[Fetch, Wait, IsReady, Put, Cancel, Create, Recount, Recall]);
     let delta =
         (ref_id(), any::<u32>(), any::<u32>(), any::<i32>()).prop_map(|(id, holder, giver, delta)| {
             RefDelta {
@@ -190,13 +190,17 @@ fn message() -> impl Strategy<Value = Message> {
             host,
         });
     prop_oneof![
-        3 => (any::<u64>(), mode, body()).prop_map(|(id, mode, body)| Message::Call { id, mode, body }),
+        3 => (any::<u64>(), mode, any::<u64>(), body())
+            .prop_map(|(id, mode, lane, body)| Message::Call { id, mode, lane, body }),
         3 => (any::<u64>(), status, body())
             .prop_map(|(id, status, body)| Message::Result { id, status, body: Arc::new(body) }),
         3 => (any::<u64>(), op, ref_id(), body())
             .prop_map(|(req, op, target, body)| Message::RefOp { req, op, target, body }),
         1 => any::<u64>().prop_map(|id| Message::Done { id }),
-        1 => (any::<u64>(), ref_id()).prop_map(|(req, target)| Message::Withdraw { req, target }),
+        1 => (any::<u64>(), ref_id(), any::<bool>()).prop_map(|(req, target, undo)| {
+            let how = if undo { Withdrawal::Undo } else { Withdrawal::IfWaiting };
+            Message::Withdraw { req, target, how }
+        }),
         1 => vec(delta, 0..50).prop_map(|deltas| Message::Refs { deltas }),
         1 => Just(()).prop_map(|()| Message::Interrupt),
         1 => Just(()).prop_map(|()| Message::Exit),
@@ -329,6 +333,7 @@ fn large_segments_arrive_through_chunks_of_any_size() {
             let message = Message::Call {
                 id: 1,
                 mode: CallMode::Do,
+                lane: 0,
                 body: Body {
                     refs: Vec::new(),
                     segments,
@@ -563,6 +568,7 @@ fn a_head_frame_may_be_as_large_as_its_limit() {
     let message = Message::Call {
         id: 1,
         mode: CallMode::Fetch,
+        lane: 0,
         body: Body { refs, segments },
     };
     let expected = key(&message);

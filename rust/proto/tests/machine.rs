@@ -37,6 +37,7 @@ fn call(machine: &mut Node, from: ProcId, id: u64, mode: CallMode) -> RefId {
         Message::Call {
             id,
             mode,
+            lane: 0,
             body: Body::default(),
         },
     );
@@ -484,6 +485,7 @@ fn a_reference_that_arrives_after_its_owner_left() {
         Message::Call {
             id: 1,
             mode: CallMode::Do,
+            lane: 0,
             body,
         },
     );
@@ -524,6 +526,7 @@ fn the_death_of_the_maker_ends_what_never_arrived() {
         Message::Call {
             id: 1,
             mode: CallMode::Do,
+            lane: 0,
             body: Body { refs, ..bytes(1) },
         },
     );
@@ -716,4 +719,93 @@ fn pings_are_answered() {
     machine.handle_message(2, Message::Ping { tick: 8 });
     machine.handle_message(2, Message::Pong { tick: 8 });
     assert_eq!(outputs(&mut machine), ["Pong { tick: 8 } to 2"]);
+}
+
+fn recall(machine: &mut Node, from: ProcId, target: RefId) {
+    let body = Body::default();
+    let op = RefOp::Recall;
+    machine.handle_message(
+        from,
+        Message::RefOp {
+            req: 0,
+            op,
+            target,
+            body,
+        },
+    );
+}
+
+#[test]
+fn a_recalled_call_ends_as_cancelled_unless_it_has_begun() {
+    let mut machine = node(2);
+    let queued = call(&mut machine, 3, 7, CallMode::Fetch);
+    let begun = call(&mut machine, 3, 8, CallMode::Fetch);
+    assert!(machine.begin(3, 8));
+    machine.take_outputs();
+    recall(&mut machine, 3, begun);
+    recall(&mut machine, 4, queued);
+    assert!(
+        machine.take_outputs().is_empty(),
+        "it runs, or is of another process"
+    );
+    recall(&mut machine, 3, queued);
+    let outputs = machine.take_outputs();
+    let answered = |o: &Output<_>| {
+        matches!(
+            o,
+            Output::Send(
+                3,
+                Message::Result {
+                    id: 7,
+                    status: Status::Cancelled,
+                    ..
+                }
+            )
+        )
+    };
+    assert!(outputs.len() == 1 && outputs.iter().all(answered), "{outputs:?}");
+    assert!(!machine.begin(3, 7));
+    assert!(machine.begin(3, 8));
+}
+
+#[test]
+fn recalling_and_cancelling_are_told_to_who_runs_the_call() {
+    let mut machine = node(2);
+    let recalled = machine.open_fetch(3, &[], "recalled").unwrap();
+    let cancelled = machine.open_fetch(4, &[], "cancelled").unwrap();
+    machine.recall(recalled);
+    machine.cancel_fetch(cancelled);
+    machine.recall(99);
+    let told: Vec<_> = machine
+        .take_outputs()
+        .into_iter()
+        .map(|o| match o {
+            Output::Send(
+                pid,
+                Message::RefOp {
+                    req: 0, op, target, ..
+                },
+            ) => (pid, op, target.id),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [(3, RefOp::Recall, recalled), (4, RefOp::Cancel, cancelled)]
+    );
+    // The answer to one that was cancelled wakes nobody.
+    for (from, id) in [(3, recalled), (4, cancelled)] {
+        let (status, body) = (Status::Cancelled, Arc::default());
+        machine.handle_message(from, Message::Result { id, status, body });
+    }
+    let woken: Vec<_> = machine
+        .take_outputs()
+        .into_iter()
+        .map(|o| match o {
+            Output::Wake(wake, outcome) => (wake, outcome.status),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(woken, [("recalled", Status::Cancelled)]);
+    assert_eq!(machine.counts().calls_outstanding, 0);
 }

@@ -1,8 +1,11 @@
 //! Calls to other processes.
 
+use std::time::Instant;
+
 use pydist_node::waiter::{Cell, Wake};
 use pydist_node::{CallFailed, Payload};
 use pydist_proto::ids::ProcId;
+use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 
 use crate::buffer::{RefTuple, Sent};
@@ -19,12 +22,26 @@ pub(crate) fn sending<T: Send>(
     sent: &Sent,
     send: impl FnOnce(Payload<'_>) -> Result<T, CallFailed> + Send,
 ) -> PyResult<T> {
+    sending_until(py, sent, None, send)
+}
+
+/// Sends without the interpreter, as long as there is time: a peer that does not read holds nobody up for longer.
+pub(crate) fn sending_until<T: Send>(
+    py: Python<'_>,
+    sent: &Sent,
+    until: Option<Instant>,
+    send: impl FnOnce(Payload<'_>) -> Result<T, CallFailed> + Send,
+) -> PyResult<T> {
+    let is_over = || until.is_some_and(|until| Instant::now() >= until);
     let segments = sent.segments();
     let (refs, kept) = (&sent.refs, sent.kept());
     let raised = std::sync::Mutex::new(None);
     let result = detached(py, || {
         let signalled = || {
             crate::lifecycle::sleep_if_closed();
+            if is_over() {
+                return true;
+            }
             Python::attach(|py| match py.check_signals() {
                 Ok(()) => false,
                 Err(error) => {
@@ -47,7 +64,12 @@ pub(crate) fn sending<T: Send>(
     {
         return Err(error);
     }
-    result.map_err(|failed| errors::call_failed(py, failed))
+    result.map_err(|failed| match failed {
+        CallFailed::Signal if is_over() => PyTimeoutError::new_err(
+            "the time was over before the other process had read the request; it has no effect there",
+        ),
+        failed => errors::call_failed(py, failed),
+    })
 }
 
 /// Calls a function on another process and waits for its value.
@@ -73,7 +95,7 @@ pub(crate) fn call_fetch(
             node.abandon(id);
             match ended {
                 Ended::Raised(error) => Err(error),
-                Ended::TimedOut => Err(pyo3::exceptions::PyTimeoutError::new_err(())),
+                Ended::TimedOut => Err(PyTimeoutError::new_err(())),
             }
         }
     }
@@ -109,7 +131,11 @@ pub(crate) fn call_do(
 }
 
 /// Calls a function on another process; its value goes to a queue under a key. Returns the id of the call.
+///
+/// The calls of one lane run there one at a time, in order; lane 0 is none.
 #[pyfunction]
+#[pyo3(signature = (pid, data, buffers, refs, queue, key, lane=0))]
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn call_queue(
     py: Python<'_>,
     pid: ProcId,
@@ -118,9 +144,26 @@ pub(crate) fn call_queue(
     refs: Vec<RefTuple>,
     queue: &Bound<'_, Queue>,
     key: u64,
+    lane: u64,
 ) -> PyResult<u64> {
     let node = node()?;
     let sent = Sent::new(data, buffers, &refs)?;
     let wake = Wake::Queue(queue.get().inner.clone(), key);
-    sending(py, &sent, |payload| node.call_fetch(pid, payload, wake))
+    sending(py, &sent, |payload| node.call_in_lane(pid, lane, payload, wake))
+}
+
+/// Cancels a call that fetches, whose answer nobody waits for any more; it is interrupted where it runs.
+#[pyfunction]
+pub(crate) fn cancel_fetch(py: Python<'_>, id: u64) -> PyResult<()> {
+    let node = node()?;
+    detached(py, || node.cancel_fetch(id));
+    Ok(())
+}
+
+/// Takes a call that fetches back unless it has begun: its outcome then says that it was cancelled.
+#[pyfunction]
+pub(crate) fn recall(py: Python<'_>, id: u64) -> PyResult<()> {
+    let node = node()?;
+    detached(py, || node.recall(id));
+    Ok(())
 }

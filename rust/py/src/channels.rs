@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::buffer::{RefTuple, Sent};
-use crate::calls::sending;
+use crate::calls::sending_until;
 use crate::errors;
 use crate::lifecycle::{detached, node};
 use crate::outcome::{Outcome, outcome};
@@ -19,65 +19,90 @@ use crate::queue::Queue;
 use crate::refs::Ref;
 use crate::waiting::{Ended, deadline, wait};
 
-/// How long to wait for an answer that another thread of the core is about to hand over.
-const HANDED_OVER: Duration = Duration::from_secs(1);
+/// A put whose time is over waits so long for the owner's word whether the item is in the channel.
+pub(crate) const PUT_GRACE: Duration = Duration::from_secs(1);
+/// So long do other requests wait: an owner that runs gives what is there even where the time was shorter than its way.
+pub(crate) const ASK_GRACE: Duration = Duration::from_millis(500);
 
 /// A request to a channel, and where its answer comes.
 struct Request {
     target: RemoteRef,
+    op: RefOp,
     req: u64,
     cell: Arc<Cell>,
+    /// The seconds that the caller gave, for messages.
+    timeout: Option<f64>,
 }
 
 impl Request {
-    /// Waits for the answer; where the time is over, takes the request back and hears whether that came in time.
+    /// Waits for the answer; where the time is over, takes the request back.
+    ///
+    /// The owner says whether that came in time; an owner that is silent is not waited for long.
     fn answer(&self, py: Python<'_>, until: Option<Instant>) -> PyResult<record::Outcome> {
         if let Some(answer) = self.cell.try_take() {
             return Ok(answer);
         }
+        if let Some(answer) = self.wait(py, until)? {
+            return Ok(answer);
+        }
+        node()?.withdraw(self.target, self.req);
+        let is_put = self.op == RefOp::ChannelPut;
+        let grace = if is_put { PUT_GRACE } else { ASK_GRACE };
+        if let Some(answer) = self.wait(py, Some(Instant::now() + grace))? {
+            return Ok(answer);
+        }
+        self.give_up(py)?.ok_or_else(|| match is_put {
+            true => self.unanswered(),
+            false => timed_out(self.timeout),
+        })
+    }
+
+    /// Waits for the answer until the time is over; where the wait raises, the request is undone.
+    fn wait(&self, py: Python<'_>, until: Option<Instant>) -> PyResult<Option<record::Outcome>> {
         let node = node()?;
-        let mut until = until;
-        loop {
-            match wait(py, self.cell.clone(), until, |end| {
-                self.cell.wait(node, end, true)
-            }) {
-                Ok(answer) => return Ok(answer),
-                Err(Ended::TimedOut) => {
-                    node.withdraw(self.target, self.req);
-                    until = None;
+        match wait(py, self.cell.clone(), until, |end| {
+            self.cell.wait(node, end, true)
+        }) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Ended::TimedOut) => Ok(None),
+            Err(Ended::Raised(error)) => {
+                if let Some(answer) = self.give_up(py)? {
+                    if answer.status == Status::Value {
+                        node.give_item_back(self.target, self.req);
+                    }
+                    node.drop_refs(answer.body.refs.clone());
                 }
-                Err(Ended::Raised(error)) => {
-                    self.unwant(py)?;
-                    return Err(error);
-                }
+                Err(error)
             }
         }
     }
 
-    /// Nobody wants the answer any more: an item that is here already, or comes later, is given back.
-    fn unwant(&self, py: Python<'_>) -> PyResult<()> {
+    /// Waits no longer, and has the owner undo the request, unless the answer has come after all.
+    fn give_up(&self, py: Python<'_>) -> PyResult<Option<record::Outcome>> {
         let node = node()?;
         if node.unwant(self.target, self.req) {
-            return Ok(());
+            return Ok(None);
         }
-        let end = Instant::now() + HANDED_OVER;
-        let late = detached(py, || {
-            loop {
-                match self.cell.wait(node, Some(end), false) {
-                    Ok(answer) => return Some(answer),
-                    Err(_) if Instant::now() >= end => return None,
-                    Err(_) => {}
-                }
-            }
-        });
-        if let Some(answer) = late {
-            if answer.status == Status::Value {
-                node.give_item_back(self.target, self.req);
-            }
-            node.drop_refs(answer.body.refs.clone());
-        }
-        Ok(())
+        Ok(Some(detached(py, || self.cell.handed_over(node))))
     }
+
+    fn unanswered(&self) -> PyErr {
+        PyTimeoutError::new_err(unanswered(self.target.owner, self.timeout))
+    }
+}
+
+fn unanswered(owner: u32, timeout: Option<f64>) -> String {
+    format!(
+        "process {owner} has not answered within {} s, nor said in another {} s whether the item was put: it takes \
+         the item back out of the channel once it answers, unless some process takes the item first",
+        timeout.unwrap_or_default(),
+        PUT_GRACE.as_secs()
+    )
+}
+
+fn timed_out(timeout: Option<f64>) -> PyErr {
+    let seconds = timeout.unwrap_or_default();
+    PyTimeoutError::new_err(format!("the channel did not get to it within {seconds} s"))
 }
 
 fn operation(raw: u32) -> PyResult<RefOp> {
@@ -89,13 +114,20 @@ fn operation(raw: u32) -> PyResult<RefOp> {
         .ok_or_else(|| PyValueError::new_err(format!("{raw} is no operation on a channel")))
 }
 
-fn ask(py: Python<'_>, target: RemoteRef, op: RefOp, sent: &Sent, wake: Wake) -> PyResult<u64> {
+fn ask(
+    py: Python<'_>,
+    target: RemoteRef,
+    op: RefOp,
+    sent: &Sent,
+    until: Option<Instant>,
+    wake: Wake,
+) -> PyResult<u64> {
     let node = node()?;
     if target.owner == node.me() {
         let body = sent.to_body(py)?;
         return Ok(node.ask_own_channel(target.id, op, body, wake));
     }
-    sending(py, sent, |payload| node.ref_op(target, op, payload, wake))
+    sending_until(py, sent, until, |payload| node.ref_op(target, op, payload, wake))
 }
 
 /// Makes a channel on a process; a capacity of 2^64 - 1 is unbounded.
@@ -111,7 +143,15 @@ pub(crate) fn channel_create(py: Python<'_>, owner: u32, capacity: u64) -> PyRes
         .map_err(|failed| errors::call_failed(py, failed))?;
     let made = Ref::held(owner, id);
     let target = made.target();
-    outcome(py, Request { target, req, cell }.answer(py, None)?)?;
+    let op = RefOp::ChannelCreate;
+    let request = Request {
+        target,
+        op,
+        req,
+        cell,
+        timeout: None,
+    };
+    outcome(py, request.answer(py, None)?)?;
     Ok(made)
 }
 
@@ -143,28 +183,20 @@ pub(crate) fn channel_ask(
     refs: Vec<RefTuple>,
     timeout: Option<f64>,
 ) -> PyResult<Outcome> {
-    let until = deadline(timeout)?;
     let (target, op, cell) = (channel.target(), operation(op)?, Cell::new());
     let wake = Wake::Cell(cell.clone());
-    let req = ask(py, target, op, &Sent::new(data, buffers, &refs)?, wake)?;
-    let answer = Request { target, req, cell }.answer(py, until)?;
-    taken(py, channel, op, req, answer, timeout)
-}
-
-/// Confirms an item; the end of the time is raised.
-fn taken(
-    py: Python<'_>,
-    channel: &Ref,
-    op: RefOp,
-    req: u64,
-    answer: record::Outcome,
-    timeout: Option<f64>,
-) -> PyResult<Outcome> {
+    let until = deadline(timeout)?;
+    let req = ask(py, target, op, &Sent::new(data, buffers, &refs)?, until, wake)?;
+    let request = Request {
+        target,
+        op,
+        req,
+        cell,
+        timeout,
+    };
+    let answer = request.answer(py, until)?;
     if answer.status == Status::Cancelled {
-        let seconds = timeout.unwrap_or_default();
-        return Err(PyTimeoutError::new_err(format!(
-            "the channel did not get to it within {seconds} s"
-        )));
+        return Err(timed_out(timeout));
     }
     if answer.status == Status::Value && op == RefOp::ChannelTake {
         channel_confirm(channel, req)?;
@@ -184,23 +216,38 @@ pub(crate) fn channel_tell(
     refs: Vec<RefTuple>,
     queue: &Bound<'_, Queue>,
     key: u64,
+    timeout: Option<f64>,
 ) -> PyResult<u64> {
     let wake = Wake::Queue(queue.get().inner.clone(), key);
     let sent = Sent::new(data, buffers, &refs)?;
-    ask(py, channel.target(), operation(op)?, &sent, wake)
+    ask(
+        py,
+        channel.target(),
+        operation(op)?,
+        &sent,
+        deadline(timeout)?,
+        wake,
+    )
 }
 
-/// Takes a request back; its answer says whether that came in time.
+/// Takes a request back where it still waits; its answer says whether it did.
 #[pyfunction]
 pub(crate) fn channel_withdraw(channel: &Ref, req: u64) -> PyResult<()> {
     node()?.withdraw(channel.target(), req);
     Ok(())
 }
 
-/// Nobody waits for a request any more; false where its answer is in the queue, or about to be.
+/// Nobody waits for a request any more: what it did is undone. False where its answer is in the queue, or about to be.
 #[pyfunction]
 pub(crate) fn channel_unwant(channel: &Ref, req: u64) -> PyResult<bool> {
     Ok(node()?.unwant(channel.target(), req))
+}
+
+/// What a put whose owner is silent tells its caller.
+#[pyfunction]
+#[pyo3(signature = (channel, timeout))]
+pub(crate) fn channel_unanswered(channel: &Ref, timeout: Option<f64>) -> String {
+    unanswered(channel.target().owner, timeout)
 }
 
 /// The item that a request brought has been taken up.

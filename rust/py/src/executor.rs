@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use pydist_node::inbox::{self, Item};
+use pydist_node::inbox::{self, Item, Taken};
 use pydist_node::waiter::Cell;
 use pydist_proto::message::CallMode;
+use pyo3::PyTypeInfo;
+use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::buffer::{RefTuple, Sent};
 use crate::calls::sending;
@@ -40,9 +43,10 @@ impl Executor {
         }
     }
 
-    /// Interrupts what the call waits for in pydist; true where it does.
-    fn nudge(&self) -> PyResult<bool> {
-        Ok(node()?.nudge_executor(&self.inner))
+    /// Has what the call waits for in pydist, now or later, look for an exception that was sent to its thread.
+    fn nudge(&self) -> PyResult<()> {
+        node()?.nudge_executor(&self.inner);
+        Ok(())
     }
 
     /// Forgets an interrupt that came too late for its call.
@@ -60,9 +64,10 @@ impl Executor {
 
     /// Waits for something to do.
     ///
-    /// Returns (kind, whether no other thread is idle, what): "call" with (src, id, mode, data, buffers, hold),
-    /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "exit", "stop", and
-    /// "signal" after a signal whose handler did not raise.
+    /// Returns (kind, whether another thread is to be started, what): "call" with (src, id, mode, data, buffers, hold),
+    /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "members", "exit",
+    /// "stop", and "signal" after a signal whose handler did not raise; "refused call" and "refused local" for those that are
+    /// not to run since no thread is left.
     fn next(&self, py: Python<'_>, may_lead: bool) -> PyResult<(&'static str, bool, Py<PyAny>)> {
         let node = match node() {
             Ok(node) => node,
@@ -70,12 +75,17 @@ impl Executor {
         };
         let taken = py.detach(|| {
             let taken = node.next_item(&self.inner, may_lead);
-            if !matches!(taken, Ok((Item::Stop, _))) {
+            if !matches!(&taken, Ok(taken) if matches!(taken.item, Item::Stop)) {
                 crate::lifecycle::sleep_if_closed();
             }
             taken
         });
-        let Ok((item, lonely)) = taken else {
+        let Ok(Taken {
+            item,
+            lonely,
+            refused,
+        }) = taken
+        else {
             py.check_signals()?;
             return Ok(("signal", false, py.None()));
         };
@@ -84,9 +94,13 @@ impl Executor {
             Item::Call(call) => {
                 let (data, buffers, hold) = parts(py, call.body)?;
                 let what = (call.src, call.id, call.mode as u32, data, buffers, hold);
-                ("call", lonely, what.into_pyobject(py)?.into_any().unbind())
+                let kind = if refused { "refused call" } else { "call" };
+                (kind, lonely, what.into_pyobject(py)?.into_any().unbind())
             }
-            Item::Local(id) => ("local", lonely, id.into_pyobject(py)?.into_any().unbind()),
+            Item::Local(id) => {
+                let kind = if refused { "refused local" } else { "local" };
+                (kind, lonely, id.into_pyobject(py)?.into_any().unbind())
+            }
             Item::Export(id) => (
                 "export",
                 lonely,
@@ -98,6 +112,7 @@ impl Executor {
                 (id.whence, id.id).into_pyobject(py)?.into_any().unbind(),
             ),
             Item::Interrupt(which) => ("interrupt", lonely, which.into_pyobject(py)?.into_any().unbind()),
+            Item::Members => ("members", lonely, none),
             Item::Note(text) => ("note", lonely, text.into_pyobject(py)?.into_any().unbind()),
             Item::Exit => ("exit", lonely, none),
             Item::Stop => ("stop", lonely, none),
@@ -141,12 +156,35 @@ impl Executor {
     }
 }
 
-/// Has an exception raised in another thread of Python, or takes back the one that has not been raised yet.
+/// There are to be no more threads that run calls than this.
 #[pyfunction]
-#[pyo3(signature = (thread, exception))]
-pub(crate) fn raise_in_thread(thread: u64, exception: Option<Bound<'_, PyAny>>) {
-    let raw = exception.as_ref().map_or(std::ptr::null_mut(), |e| e.as_ptr());
-    // SAFETY: the interpreter is held, and `raw` is null or an object that lives through the call, which takes
-    // a reference of its own (tests/cluster/test_interrupt.py).
-    unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::ffi::c_long, raw) };
+pub(crate) fn limit_threads(limit: usize) -> PyResult<()> {
+    node()?.limit_executors(limit);
+    Ok(())
+}
+
+/// Has KeyboardInterrupt raised in the thread that runs a call, if it still does: it cannot end in between, since the
+/// interpreter is not let go.
+#[pyfunction]
+pub(crate) fn interrupt_call(running: &Bound<'_, PyDict>, key: (u32, u64), thread: u64) -> PyResult<bool> {
+    let runs = match running.get_item(key)? {
+        Some(on) => on.extract::<u64>()? == thread,
+        None => false,
+    };
+    if runs {
+        raise_in(thread, PyKeyboardInterrupt::type_object(running.py()).as_ptr());
+    }
+    Ok(runs)
+}
+
+/// Takes back an exception that was sent to a thread and has not been raised yet.
+#[pyfunction]
+pub(crate) fn forget_exception(thread: u64) {
+    raise_in(thread, std::ptr::null_mut());
+}
+
+fn raise_in(thread: u64, exception: *mut pyo3::ffi::PyObject) {
+    // SAFETY: the interpreter is held by the callers, and `exception` is null or an object that lives through the
+    // call, which takes a reference of its own (tests/faults/test_interrupted_waits.py).
+    unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::ffi::c_long, exception) };
 }

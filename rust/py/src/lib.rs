@@ -9,6 +9,7 @@ mod lifecycle;
 mod outcome;
 mod queue;
 mod refs;
+mod schedule;
 mod waiting;
 
 use pyo3::pymodule;
@@ -20,19 +21,19 @@ mod _core {
     #[pymodule_export]
     use super::buffer::{Buffer, Shared, share};
     #[pymodule_export]
-    use super::calls::{call_do, call_fetch, call_future, call_queue};
+    use super::calls::{call_do, call_fetch, call_future, call_queue, cancel_fetch, recall};
     #[pymodule_export]
     use super::channels::{
         channel_ask, channel_confirm, channel_create, channel_custom, channel_give_back, channel_here,
-        channel_tell, channel_unwant, channel_withdraw,
+        channel_tell, channel_unanswered, channel_unwant, channel_withdraw,
     };
     #[pymodule_export]
-    use super::executor::{Executor, raise_in_thread};
+    use super::executor::{Executor, forget_exception, interrupt_call, limit_threads};
     #[pymodule_export]
     use super::lifecycle::{
         abandon, after_fork_in_child, announce_ready, ask_exit, check_pid, close, dial_head, die_with_parent,
         expect_worker, forget_worker, interrupt, listen, me, members, park_other_threads, set_worker_ospid,
-        start, stats, wait_open, worker_arrived,
+        start, stats, wait_open, watch_members, worker_arrived,
     };
     #[pymodule_export]
     use super::outcome::{Hold, Outcome};
@@ -40,10 +41,14 @@ mod _core {
     use super::queue::Queue;
     #[pymodule_export]
     use super::refs::{Ref, create_future, exported, local_call, reference};
+    #[pymodule_export]
+    use super::schedule::Schedule;
 
     /// Tells Python the version, which stands in `Cargo.toml` alone.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("ASK_GRACE", super::channels::ASK_GRACE.as_secs_f64())?;
+        module.add("PUT_GRACE", super::channels::PUT_GRACE.as_secs_f64())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

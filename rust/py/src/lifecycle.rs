@@ -210,6 +210,13 @@ pub(crate) fn members() -> PyResult<Vec<(u32, u32, String)>> {
         .collect())
 }
 
+/// Has executors hear of every process that joins or leaves from now on.
+#[pyfunction]
+pub(crate) fn watch_members() -> PyResult<()> {
+    node()?.watch_members();
+    Ok(())
+}
+
 /// Raises unless a process can be called.
 #[pyfunction]
 pub(crate) fn check_pid(py: Python<'_>, pid: u32) -> PyResult<()> {

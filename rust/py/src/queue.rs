@@ -61,6 +61,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether an outcome has come and not been taken, or is still to come; for who alone uses the queue.
+    fn expects(&self) -> bool {
+        self.inner.expects()
+    }
+
     /// The descriptor that is readable while there are outcomes.
     fn fileno(&self) -> PyResult<RawFd> {
         self.inner

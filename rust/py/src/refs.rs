@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use crate::buffer::{RefTuple, Sent, remote_ref};
 use crate::calls::sending;
 use crate::errors;
-use crate::lifecycle::{node, node_for_drop};
+use crate::lifecycle::{detached, node, node_for_drop};
 use crate::outcome::{Outcome, outcome};
 use crate::queue::Queue;
 use crate::waiting::{Ended, deadline, wait};
@@ -54,19 +54,23 @@ impl Ref {
         match wait(py, cell.clone(), until, |end| cell.wait(node, end, true)) {
             Ok(outcome) => Ok(outcome),
             Err(ended) => {
-                node.unwatch(id, key);
-                if let Some(outcome) = cell.try_take()
-                    && want == Want::Value
-                {
-                    node.restore(id, outcome);
-                }
-                Err(match ended {
-                    Ended::Raised(error) => error,
-                    Ended::TimedOut => PyTimeoutError::new_err(format!(
+                let woken = !node.unwatch(id, key);
+                let late = woken.then(|| detached(py, || cell.handed_over(node)));
+                match (ended, late) {
+                    (Ended::TimedOut, Some(outcome)) => Ok(outcome),
+                    (Ended::TimedOut, None) => Err(PyTimeoutError::new_err(format!(
                         "no value after {} s; the future can be waited for again",
                         timeout.unwrap_or_default()
-                    )),
-                })
+                    ))),
+                    (Ended::Raised(error), late) => {
+                        if let Some(outcome) = late
+                            && want == Want::Value
+                        {
+                            node.restore(id, outcome);
+                        }
+                        Err(error)
+                    }
+                }
             }
         }
     }
@@ -103,11 +107,16 @@ impl Ref {
         self.target.id.id
     }
 
-    /// Waits for the value; status Yes means that Python has it already.
-    #[pyo3(signature = (timeout=None))]
-    fn fetch(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Outcome> {
+    /// Waits for the value and makes it the attribute `_raw` of `holder`, so that no signal comes between.
+    ///
+    /// False where another thread of Python has it.
+    fn fetch(&self, py: Python<'_>, timeout: Option<f64>, holder: &Bound<'_, PyAny>) -> PyResult<bool> {
         let answer = self.await_watch(py, Want::Value, timeout)?;
-        outcome(py, answer)
+        if answer.status == Status::Yes {
+            return Ok(false);
+        }
+        holder.setattr("_raw", outcome(py, answer)?)?;
+        Ok(true)
     }
 
     /// Waits until there is a value.
@@ -134,9 +143,10 @@ impl Ref {
     }
 
     /// Takes back what `tell` asked for.
-    fn untell(&self, watch: u64) -> PyResult<()> {
-        node()?.unwatch(self.target.id, watch);
-        Ok(())
+    ///
+    /// False where the queue has been told, or is about to be.
+    fn untell(&self, watch: u64) -> PyResult<bool> {
+        Ok(node()?.unwatch(self.target.id, watch))
     }
 
     /// Whether there is a value, asking the owner where this process does not know.
@@ -199,7 +209,10 @@ impl Ref {
 
     /// A further handle for passing the reference on; None where the value is here, to be passed on itself.
     fn pin(&self) -> PyResult<Option<Ref>> {
-        Ok(node()?.pin(self.target.id).then_some(Ref { target: self.target }))
+        // A handle that is made is dropped some time: only one that has been counted may be.
+        Ok(node()?
+            .pin(self.target.id)
+            .then(|| Ref::held(self.target.owner, self.target.id)))
     }
 
     /// Queues the call to this process itself that is to make the value.

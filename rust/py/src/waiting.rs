@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use pydist_node::Parked;
 use pydist_node::inbox::Executor;
 use pydist_node::waiter::Nudge;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::lifecycle::{detached, is_main_thread, node};
 
@@ -45,6 +46,17 @@ pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
 /// once; one that comes just before has run its handler in C already, and wakes nobody.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
+/// Raises the exception that another thread has sent to this one, if it has not been raised yet: Python does so where
+/// a function of Python begins.
+fn raise_pending(py: Python<'_>) -> Result<(), Ended> {
+    static NOTHING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    NOTHING
+        .get_or_try_init(py, || py.eval(c"lambda: None", None, None).map(Bound::unbind))
+        .and_then(|nothing| nothing.call0(py))
+        .map(|_| ())
+        .map_err(Ended::Raised)
+}
+
 /// Waits without the interpreter until `attempt` gives a result; runs signal handlers in between.
 ///
 /// `attempt` is given the time at which it is to return; `until` is the end of the whole wait. `target` is what `attempt` waits on: an interrupt of the call that waits here nudges it.
@@ -58,6 +70,12 @@ pub(crate) fn wait<T: Send>(
     let executor = EXECUTOR.with_borrow(Clone::clone);
     let node = node().map_err(Ended::Raised)?;
     loop {
+        if executor
+            .as_ref()
+            .is_some_and(|executor| executor.take_interrupt())
+        {
+            raise_pending(py)?;
+        }
         let slice = if main {
             Instant::now().checked_add(SIGNALS_EVERY)
         } else {
@@ -70,9 +88,14 @@ pub(crate) fn wait<T: Send>(
         let result = detached(py, || match &executor {
             None => attempt(end),
             Some(executor) => {
-                node.block(executor);
+                node.block(executor, until.is_some());
                 executor.set_waiting(Some(target.clone()));
-                let result = attempt(end);
+                // An interrupt that came before the target was known has nudged nobody.
+                let result = if executor.is_interrupted() {
+                    Err(Parked::Signal)
+                } else {
+                    attempt(end)
+                };
                 executor.set_waiting(None);
                 node.unblock(executor);
                 result
@@ -84,12 +107,6 @@ pub(crate) fn wait<T: Send>(
                 return Err(Ended::TimedOut);
             }
             Err(_) => py.check_signals().map_err(Ended::Raised)?,
-        }
-        if executor
-            .as_ref()
-            .is_some_and(|executor| executor.take_interrupt())
-        {
-            return Err(Ended::Raised(PyKeyboardInterrupt::new_err(())));
         }
     }
 }

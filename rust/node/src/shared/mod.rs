@@ -11,18 +11,18 @@ mod memory;
 mod node;
 mod pool;
 
-use std::collections::HashMap;
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Once, Weak};
 
+use crate::sync::Mutex;
 use crossbeam_queue::SegQueue;
 use memmap2::MmapMut;
-use parking_lot::Mutex;
 use pydist_proto::body::View;
 use pydist_proto::codec::Attachment;
 use pydist_proto::error::ProtocolError;
 use pydist_proto::frame::FileName;
+use rustc_hash::FxHashMap;
 
 use self::memory::MemoryFile;
 pub(crate) use self::memory::open_of;
@@ -47,7 +47,7 @@ pub(crate) struct Sharing {
     files_max: usize,
     pool: Mutex<Pool>,
     /// What receivers have not unmapped yet, by the token of the connection and the number of the message's file.
-    lent: Mutex<HashMap<(u64, u64), Arc<SharedFile>>>,
+    lent: Mutex<FxHashMap<(u64, u64), Arc<SharedFile>>>,
     next_number: AtomicU64,
     /// What finalizers have let go of.
     returned: SegQueue<Returned>,

@@ -256,7 +256,7 @@ impl Node {
             let link = self.connections.read().get(&token).cloned();
             if let Some(link) = link {
                 let encoded = frame::encode(Message::Unmapped { files });
-                link.send_owned(encoded.header, encoded.body.into_body());
+                link.send_owned(encoded.header, encoded.body.into_body(), false);
             }
         }
     }

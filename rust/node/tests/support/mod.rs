@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use pydist_node::inbox::Item;
+use pydist_node::inbox::{Item, Taken};
 use pydist_node::waiter::{Cell, Wake};
 use pydist_node::{Config, Node, Payload, Topology};
 use pydist_proto::handshake::{Cookie, Versions};
@@ -102,7 +102,7 @@ pub(crate) fn echo(node: &Arc<Node>, leads: bool) -> std::thread::JoinHandle<()>
     let node = node.clone();
     std::thread::spawn(move || {
         let executor = node.register_executor(true);
-        while let Ok((item, _)) = node.next_item(&executor, leads) {
+        while let Ok(Taken { item, .. }) = node.next_item(&executor, leads) {
             match item {
                 Item::Call(call) => {
                     node.begin_call(call.src, call.id);

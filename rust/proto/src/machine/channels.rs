@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::body::{Body, Segment};
 use crate::channel::{Answer, Asker, Channel, Effect, Wish};
 use crate::ids::{ProcId, RefId, RemoteRef};
-use crate::message::{Message, RefOp, Status};
+use crate::message::{Message, RefOp, Status, Withdrawal};
 use crate::record::{Outcome, Record};
 
 use super::{CallError, Expect, Machine, Outstanding};
@@ -73,31 +73,34 @@ impl<W> Machine<W> {
         req
     }
 
-    /// Takes a request back; its answer says whether that came in time.
+    /// Takes a request back where it still waits; its answer says whether it did.
     pub fn withdraw_op(&mut self, target: RemoteRef, req: u64) {
-        if target.owner == self.me {
-            let pid = self.me;
-            self.on_channel(target.id, |c| c.withdraw(Asker { pid, req }));
-        } else if self.outstanding.contains_key(&req) {
-            let target_id = target.id;
-            self.send(
-                target.owner,
-                Message::Withdraw {
-                    req,
-                    target: target_id,
-                },
-            );
+        if self.outstanding.contains_key(&req) {
+            self.take_back(target, req, Withdrawal::IfWaiting);
         }
     }
 
-    /// Nobody waits for a request any more: an item that comes is given back. False where the waiter has been woken.
+    /// Nobody waits for a request any more: what it did is undone. False where the waiter has been woken.
     pub fn unwant(&mut self, target: RemoteRef, req: u64) -> bool {
-        let Some(outstanding) = self.outstanding.get_mut(&req) else {
-            return false;
-        };
-        outstanding.expect = Expect::Unwanted(target);
-        self.withdraw_op(target, req);
-        true
+        let waited = self.outstanding.remove(&req).is_some();
+        if waited {
+            self.take_back(target, req, Withdrawal::Undo);
+        }
+        waited
+    }
+
+    /// The item that a request brought is not wanted: it goes back to the front of the channel.
+    pub fn give_item_back(&mut self, target: RemoteRef, req: u64) {
+        self.take_back(target, req, Withdrawal::Undo);
+    }
+
+    fn take_back(&mut self, RemoteRef { owner, id }: RemoteRef, req: u64, how: Withdrawal) {
+        if owner == self.me {
+            self.withdraw_from_channel(Asker { pid: owner, req }, id, how);
+        } else if !self.departed.contains_key(&owner) {
+            let target = id;
+            self.send(owner, Message::Withdraw { req, target, how });
+        }
     }
 
     /// An operation was not sent after all.
@@ -115,21 +118,6 @@ impl<W> Machine<W> {
         }
     }
 
-    /// The item that a request brought is not wanted: it goes back to the front of the channel.
-    pub fn give_item_back(&mut self, target: RemoteRef, req: u64) {
-        if target.owner == self.me {
-            let pid = self.me;
-            return self.on_channel(target.id, |c| c.give_back(Asker { pid, req }));
-        }
-        let message = Message::RefOp {
-            req,
-            op: RefOp::ChannelGiveBack,
-            target: target.id,
-            body: Body::default(),
-        };
-        self.send(target.owner, message);
-    }
-
     /// Takers have their items.
     pub(super) fn handle_confirm(&mut self, pid: ProcId, taken: Vec<(RefId, u64)>) {
         for (id, req) in taken {
@@ -138,11 +126,12 @@ impl<W> Machine<W> {
     }
 
     /// Takes back a request to a channel; false where the reference is none.
-    pub(super) fn withdraw_from_channel(&mut self, asker: Asker, id: RefId) -> bool {
+    pub(super) fn withdraw_from_channel(&mut self, asker: Asker, id: RefId, how: Withdrawal) -> bool {
         let is_channel = self.records.get(&id).is_some_and(|r| r.channel.is_some());
-        if is_channel {
-            self.on_channel(id, |c| c.withdraw(asker));
-        }
+        self.on_channel(id, |c| match how {
+            Withdrawal::IfWaiting => c.withdraw(asker),
+            Withdrawal::Undo => c.undo(asker),
+        });
         is_channel
     }
 
@@ -153,10 +142,7 @@ impl<W> Machine<W> {
         }
         let Some(channel) = self.records.get_mut(&id).and_then(|r| r.channel.as_mut()) else {
             self.release_refs(&body.refs);
-            if op != RefOp::ChannelGiveBack {
-                self.reply(Answer::bare(from, Status::UnknownRef));
-            }
-            return;
+            return self.reply(Answer::bare(from, Status::UnknownRef));
         };
         let body = Arc::new(body);
         let effect = match op {
@@ -172,8 +158,7 @@ impl<W> Machine<W> {
                     RefOp::ChannelFetch => channel.ask(from, Wish::Fetch),
                     RefOp::ChannelWait => channel.ask(from, Wish::Ready),
                     RefOp::ChannelIsReady => Answer::bare(from, yes_or_no(channel.is_ready())).into(),
-                    RefOp::ChannelIsOpen => Answer::bare(from, yes_or_no(channel.is_open())).into(),
-                    _ => channel.give_back(from),
+                    _ => Answer::bare(from, yes_or_no(channel.is_open())).into(),
                 };
                 effect.dropped.push(body);
                 effect

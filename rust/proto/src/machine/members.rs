@@ -102,7 +102,7 @@ impl<W> Machine<W> {
                 Some(Expect::Future(r) | Expect::Value(r) | Expect::Ready(r)) => {
                     self.settle(r, outcome.clone())
                 }
-                Some(Expect::Nothing | Expect::Unwanted(_)) | None => {}
+                Some(Expect::Nothing) | None => {}
             }
         }
     }

@@ -1,0 +1,168 @@
+"""Futures and channels in asyncio: thousands at once without threads, cancelling, ends of loops."""
+
+import asyncio
+import math
+import threading
+from typing import Any
+
+import pytest
+
+import pydist as d
+from support import wait_until
+
+
+def make(size: float = 1, pid: int = 1) -> d.RemoteChannel:
+    return d.RemoteChannel(lambda: d.Channel(size), pid)
+
+
+async def get(future: d.Future) -> Any:
+    return await future
+
+
+def put_all(futures: list[d.Future]) -> None:
+    for n, future in enumerate(futures):
+        future.put(n)
+
+
+def put_numbers(channel: d.RemoteChannel, number: int) -> None:
+    for n in range(number):
+        channel.put(n)
+
+
+@pytest.fixture(params=["here", "worker"])
+def owner(request: pytest.FixtureRequest, workers: list[int]) -> int:
+    return 1 if request.param == "here" else workers[0]
+
+
+def test_ten_thousand_futures_are_awaited_without_threads(owner):
+    number = 10_000
+    futures = [d.Future(owner) for _ in range(number)]
+    threads = threading.active_count()
+
+    async def main() -> list[int]:
+        tasks = [asyncio.create_task(get(future)) for future in futures]
+        await asyncio.sleep(0)
+        assert threading.active_count() <= threads
+        put = asyncio.create_task(get(d.remotecall(put_all, owner, futures)))
+        values = await asyncio.gather(*tasks)
+        assert threading.active_count() <= threads + 4
+        await put
+        return values
+
+    assert asyncio.run(main()) == list(range(number))
+    assert d.stats()["calls_outstanding"] == 0
+
+
+def test_thousands_of_takes_and_puts_at_once(owner):
+    number = 2000
+    channel = make(3, owner)
+    threads = threading.active_count()
+
+    async def main() -> list[int]:
+        takes = [asyncio.create_task(channel.take_async()) for _ in range(number)]
+        puts = [asyncio.create_task(channel.put_async(n)) for n in range(number)]
+        values = await asyncio.gather(*takes)
+        await asyncio.gather(*puts)
+        assert threading.active_count() <= threads + 4
+        return values
+
+    assert asyncio.run(main()) == list(range(number))
+    assert channel.isempty()
+    assert d.stats()["calls_outstanding"] == 0
+
+
+def test_async_for_ends_with_the_close_and_raises_its_reason(owner):
+    channel = make(10, owner)
+
+    async def collect() -> list[int]:
+        return [item async for item in channel]
+
+    async def main() -> list[int]:
+        task = asyncio.create_task(collect())
+        for n in range(30):
+            await channel.put_async(n)
+        channel.close()
+        return await task
+
+    assert asyncio.run(main()) == list(range(30))
+    channel = make(1, owner)
+    channel.close(LookupError("why"))
+    with pytest.raises(LookupError, match="why"):
+        asyncio.run(collect())
+
+
+def test_a_cancelled_await_loses_no_value(workers):
+    """Whenever the task is cancelled, the future can still be fetched."""
+    for n in range(200):
+        future = d.Future(workers[0])
+
+        async def main(future: d.Future = future, n: int = n) -> None:
+            task = asyncio.create_task(get(future))
+            await asyncio.sleep(0)
+            d.remote_do(d.Future.put, workers[1], future, n)
+            await asyncio.sleep(n % 20 / 20_000)
+            task.cancel()
+            if n % 2:
+                await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(main())
+        assert future.fetch(timeout=10) == n
+
+
+def test_a_loop_that_ends_loses_no_item(owner):
+    """The tasks that asyncio.run cancels at its end give back the items that are on their way."""
+    channel = make(math.inf, owner)
+    number, taken = 0, 0
+    for n in range(60):
+
+        async def main(n: int = n) -> list[asyncio.Task[Any]]:
+            tasks = [asyncio.create_task(channel.take_async()) for _ in range(5)]
+            await asyncio.sleep(0)
+            for item in range(5):
+                channel.put((n, item))
+            await asyncio.sleep(n % 10 / 10_000)
+            return tasks
+
+        tasks = asyncio.run(main())
+        number += 5
+        taken += sum(not task.cancelled() for task in tasks)
+    left = [channel.take(10) for _ in range(number - taken)]
+    assert len(set(left)) == len(left)
+    assert channel.isempty()
+
+
+def test_cancelled_waits_leave_nothing_at_the_owner(owner):
+    channel, future = make(1, owner), d.Future(owner)
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(channel.take_async()) for _ in range(100)]
+        tasks += [asyncio.create_task(get(future)) for _ in range(100)]
+        await asyncio.sleep(0.01)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    wait_until(lambda: d.stats()["calls_outstanding"] == 0)
+    channel.put("kept")
+    assert channel.take(5) == "kept"
+    future.put(1)
+    assert future.fetch(5) == 1
+
+
+def test_two_tasks_and_a_thread_await_one_future(workers):
+    for n in range(50):
+        future = d.Future(workers[0])
+        fetched: list[Any] = []
+        thread = threading.Thread(target=lambda future=future, out=fetched: out.append(future.fetch(10)))
+        thread.start()
+
+        async def main(future: d.Future = future, n: int = n) -> list[Any]:
+            tasks = [asyncio.create_task(get(future)) for _ in range(2)]
+            await asyncio.sleep(0)
+            d.remote_do(d.Future.put, workers[1], future, n)
+            return await asyncio.gather(*tasks)
+
+        assert asyncio.run(main()) == [n, n]
+        thread.join(10)
+        assert fetched == [n]

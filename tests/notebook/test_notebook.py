@@ -1,0 +1,105 @@
+"""A notebook, run by a kernel as Jupyter runs it: magics, output, tracebacks, redefinition."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+
+import support
+
+NOTEBOOK = Path(__file__).with_name("cluster.ipynb")
+
+
+class Cell:
+    """What a cell has printed, shown and raised."""
+
+    def __init__(self, outputs: list[Any]) -> None:
+        self.stdout = self._stream(outputs, "stdout")
+        self.stderr = self._stream(outputs, "stderr")
+        self.shown = [
+            each["data"] for each in outputs if each["output_type"] in ("execute_result", "display_data")
+        ]
+        self.value = next(
+            (each["data"]["text/plain"] for each in outputs if each["output_type"] == "execute_result"), None
+        )
+        errors = ["\n".join(each["traceback"]) for each in outputs if each["output_type"] == "error"]
+        self.error = re.sub(r"\x1b\[[0-9;]*m", "", "".join(errors))
+
+    @staticmethod
+    def _stream(outputs: list[Any], name: str) -> str:
+        return "".join(each["text"] for each in outputs if each.get("name") == name)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Cell]]:
+    """Run the notebook, and see that its processes end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(support.TOKEN, token := "notebook-test")
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        notebook = nbformat.read(NOTEBOOK, as_version=4)
+        folder = str(tmp_path_factory.mktemp("run"))
+        client = nbclient.NotebookClient(
+            notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": folder}}
+        )
+        client.execute()
+    yield {cell["id"]: Cell(cell["outputs"]) for cell in notebook.cells}
+    support.wait_until(lambda: not support.holders(token), 10, "the end of the kernel and its workers")
+
+
+def test_workers_start(cells):
+    assert cells["start"].value == "[2, 3]"
+
+
+def test_everywhere_defines_on_all_processes_or_on_some(cells):
+    assert cells["define"].shown == []
+    assert cells["use"].value == "[10, 40, 90]"
+    assert cells["fetchfrom"].value == "1000"
+
+
+def test_spawnat_binds_a_future(cells):
+    assert cells["spawnat"].value.startswith("<Future ")
+    assert cells["fetch"].value == "45"
+
+
+def test_a_table_of_the_processes(cells):
+    (shown,) = cells["table"].shown
+    lines = shown["text/plain"].splitlines()
+    assert [line.split()[0] for line in lines] == ["id", "1", "2", "3"]
+    assert shown["text/html"].startswith("<table>")
+    assert shown["text/html"].count("<tr>") == 4
+
+
+def test_a_progress_bar(cells):
+    cell = cells["progress"]
+    assert cell.value == "20100"
+    assert "200/200" in cell.stderr + str(cell.shown)
+
+
+def test_output_appears_below_the_cell_that_caused_it(cells):
+    lines = [f"      From worker 2:\tline {i}" for i in range(50)] * 20
+    assert cells["print"].stdout.splitlines() == lines
+    assert cells["print-again"].stdout == "      From worker 2:\tfrom everywhere\n"
+    printing = {name for name, cell in cells.items() if "From worker" in cell.stdout + cell.stderr}
+    assert printing == {"print", "print-again"}
+
+
+def test_tracebacks_show_the_lines_of_cells(cells):
+    remote = cells["error"].error.rpartition("On worker 2")[2]
+    assert "return 1 / x  # the culprit" in remote
+    assert (
+        "raise LookupError('there')  # the text" in cells["error-text"].stderr
+    )  # where IPython prints groups
+
+
+def test_what_is_defined_again_is_sent_again(cells):
+    assert cells["class"].value == "True"
+    assert cells["class-again"].value == "(True, -1)"
+    assert cells["again"].value == "'divided'"
+
+
+def test_workers_end(cells):
+    assert cells["end"].value == "[1]"
