@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import pydist as d
+from pydist import _calls
 from support import run_script, wait_until
 
 MB = 1_000_000
@@ -152,7 +153,8 @@ def test_what_is_sent_is_what_was_there_at_the_call(workers):
 def test_writes_are_private_to_each_process(workers):
     array = pattern(4 * MB, 0)
     base = total(array)
-    futures = d._calls.call_each(hold, workers, "private", array)
+    call = _calls.same_call(hold, ("private", array))
+    futures = [call(pid) for pid in workers]
     assert [future.fetch() for future in futures] == [base, base]
     assert d.remotecall_fetch(add_to_held, workers[0], "private", 1) == base + len(array)
     assert d.remotecall_fetch(held_total, workers[1], "private") == base
@@ -264,8 +266,7 @@ def test_a_broadcast_array_is_held_once_for_all(workers, way):
         for pid in workers:
             assert d.remotecall_fetch(read_rest, pid, "kept") == expected
     else:
-        with pytest.warns(UserWarning, match="captures"):
-            seen = d.pmap(use, range(64), batch_size=1)
+        seen = d.pmap(use, range(64), batch_size=1)
         assert set(seen) == {(pid, expected) for pid in workers}
     shared = [d.remotecall_fetch(memory, pid, "Pss_Shmem") for pid in workers]
     own = [d.remotecall_fetch(memory, pid, "Pss_Anon") for pid in workers]
