@@ -96,6 +96,8 @@ struct Batch {
     recalled: bool,
     /// The worker has been asked for it, and has not answered.
     asked: bool,
+    /// It is not asked for again before this time.
+    not_before: Nanos,
 }
 
 #[derive(Clone, Debug)]
@@ -300,6 +302,7 @@ impl Schedule {
         let Some(kept) = kept else {
             // It has not been unpickled yet, or has just ended.
             batch.recalled = false;
+            batch.not_before = now + RUNNING_WAIT as Nanos;
             let id = batch.worker;
             if let Some(worker) = self.workers.iter_mut().find(|w| w.id == id) {
                 worker.since = now;
@@ -394,6 +397,7 @@ impl Schedule {
                 at_once: self.rules.at_once,
                 recalled: false,
                 asked: false,
+                not_before: 0,
             },
         );
         (key, id)
@@ -552,7 +556,9 @@ impl Schedule {
             key: *key,
             running,
             backlog: goes_on + self.pace.expected(queued).unwrap_or(0.0),
-            due: due.max(if goes_on >= worth { now } else { now + 1 }),
+            due: due
+                .max(if goes_on >= worth { now } else { now + 1 })
+                .max(self.batches.get(key)?.not_before),
         })
     }
 }

@@ -347,6 +347,23 @@ fn an_idle_worker_takes_over_the_rest_of_a_running_batch() {
 }
 
 #[test]
+fn a_batch_that_could_not_be_given_back_is_not_asked_for_at_once() {
+    let mut schedule = schedule(2, sized(100));
+    let Some(Action::Pull(key, 2, _)) = schedule.poll(0) else {
+        panic!()
+    };
+    schedule.filled(key, 100, true);
+    let Some(Action::RecallRest(..)) = schedule.poll(S) else {
+        panic!()
+    };
+    assert_eq!(schedule.given_back(key, None, S), None);
+    assert_eq!(schedule.poll(S), None);
+    let due = schedule.next_time(S).unwrap();
+    assert!(due > S);
+    assert_eq!(schedule.poll(due), Some(Action::RecallRest(key, 2)));
+}
+
+#[test]
 fn a_batch_that_ends_before_the_recall_arrives_has_its_rest_run_again() {
     let mut schedule = schedule(2, sized(100));
     let Some(Action::Pull(key, 2, _)) = schedule.poll(0) else {
