@@ -178,11 +178,12 @@ class Run:
             data, buffers, refs = self._dump(batch, flight)
             lane = 0 if self._at_once else self._number
             flight.call = _core.call_queue(flight.worker, data, buffers, refs, self._queue, key, lane)
-        except ProcessExitedException:
+        except ProcessExitedException as error:
             del self._flights[key]
             self._schedule.cancelled(key, time.monotonic_ns())
             self._keep(flight, flight.first, flight.count)
-            self._leave(flight.worker)
+            # What it has is lost too: the news of that has not been taken yet.
+            self._died(flight.worker, error)
             return
         self._schedule.note_bytes(flight.count, len(data) + sum(map(len, buffers)))
 
