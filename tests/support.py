@@ -103,6 +103,17 @@ def nap(seconds: float, started: str | None = None) -> float:
     return seconds
 
 
+def stop(ospid: int) -> None:
+    """Stop a process with SIGSTOP; return once every thread of it stands."""
+
+    def stands() -> bool:
+        stats = [path.read_text() for path in Path(f"/proc/{ospid}/task").glob("*/stat")]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+    os.kill(ospid, signal.SIGSTOP)
+    wait_until(stands)
+
+
 def ignore_sigterm() -> None:
     """Ignore SIGTERM, from any thread."""
     ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(1))

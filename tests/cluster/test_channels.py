@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pydist as d
-from support import hold_gil, kill_self, wait_until
+from support import hold_gil, kill_self, stop, wait_until
 
 
 def make(size: float = 1, pid: int = 1) -> d.RemoteChannel:
@@ -360,7 +360,7 @@ def test_a_taker_that_dies_takes_no_item_with_it(workers, fresh_workers):
     ospid = d.remotecall_fetch(os.getpid, victim)
     calls = [d.remotecall(d.RemoteChannel.take, victim, channel) for _ in range(3)]
     time.sleep(0.2)
-    os.kill(ospid, signal.SIGSTOP)
+    stop(ospid)
     for n in range(5):
         channel.put(n)
     os.kill(ospid, signal.SIGKILL)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import pydist as d
-from support import run_script, wait_until
+from support import run_script, stop, wait_until
 
 
 def make(size: float = 1, pid: int = 1) -> d.RemoteChannel:
@@ -134,7 +134,7 @@ def test_f7_an_item_on_its_way_to_a_taker_that_dies(workers, fresh_workers):
         d.remotecall(d.RemoteChannel.take, victim, channel)
     wait_until(lambda: d.stats(victim)["calls_running"] == 3)
     d.remotecall_fetch(d.RemoteChannel.isopen, victim, channel)
-    os.kill(ospid, signal.SIGSTOP)
+    stop(ospid)
     for n in range(6):
         channel.put(n)
     assert channel.fetch(5) == 3, "three are on their way"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import pydist as d
-from support import wait_until
+from support import stop, wait_until
 
 # A timeout is 0.3 s; a put hears for a further second whether its item is in the channel.
 LATEST = 1.3
@@ -37,7 +37,7 @@ def owner(fresh_workers: Callable[[int], list[int]]) -> Iterator[int]:
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     ospid = d.remotecall_fetch(os.getpid, pid)
-    os.kill(ospid, signal.SIGSTOP)
+    stop(ospid)
     try:
         yield
     finally:
@@ -79,10 +79,10 @@ def test_f51_a_put_times_out_and_leaves_no_item(owner):
 
 
 def test_f51_a_put_that_the_socket_has_no_room_for_times_out(owner):
-    """F51: a put of 64 MB, of which a stopped owner reads little, raises in time and takes no room."""
+    """F51: a put of 64 MB of text, of which a stopped owner reads little, raises in time and takes no room."""
     channel = make(1, owner)
     with stopped(owner):
-        text = times_out(lambda: channel.put(bytes(1 << 26), timeout=0.3))
+        text = times_out(lambda: channel.put("x" * (1 << 26), timeout=0.3))
         assert "no effect" in text
     assert d.remotecall_fetch(pow, owner, 2, 5) == 32
     assert channel.isempty()
