@@ -79,7 +79,7 @@ def test_f51_a_put_times_out_and_leaves_no_item(owner):
 
 
 def test_f51_a_put_that_the_socket_has_no_room_for_times_out(owner):
-    """F51: a put of 64 MB of text, of which a stopped owner reads little, raises in time and takes no room."""
+    """F51: a put of 64 MB of text, of which a stopped owner reads little, raises in time."""
     channel = make(1, owner)
     with stopped(owner):
         text = times_out(lambda: channel.put("x" * (1 << 26), timeout=0.3))
