@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _core, _serialize, _session, _timeouts
 from ._errors import CancelledError, FutureAlreadySetError, dump_exception, load_exception, local_exception
@@ -437,12 +437,19 @@ def fetch(x: Any) -> Any:
     return x
 
 
-def wait(x: Waitable, timeout: float | None = None) -> Waitable:
-    """Waits until a future has a value, or a channel an item, and returns the future or channel.
+@overload
+def wait(x: Waitable, timeout: float | None = None) -> Waitable: ...
+@overload
+def wait(x: Iterable[Waitable], timeout: float | None = None) -> list[Waitable]: ...
+def wait(x: Any, timeout: float | None = None) -> Any:
+    """Waits until a future has a value, or a channel an item; for several, until all have.
 
     Parameters:
-        x: the future or channel.
-        timeout: seconds to wait; None for as long as it takes.
+        x: the future or channel, or an iterable of them.
+        timeout: seconds to wait, for several together; None for as long as it takes.
+
+    Returns:
+        The future or channel; for several a list of them.
 
     Raises:
         TimeoutError: the time is over; nothing has changed.
@@ -451,13 +458,28 @@ def wait(x: Waitable, timeout: float | None = None) -> Waitable:
         TypeError: `x` is neither.
 
     Distributed.jl: `wait`.
+
+    >>> import pydist as d
+    >>> futures = [d.spawn(abs, n) for n in (-1, -2)]
+    >>> [future.fetch() for future in d.wait(futures)]
+    [1, 2]
     """
     from ._channels import RemoteChannel
 
-    if not isinstance(x, Future | RemoteChannel | InvalidFuture):
-        raise TypeError(f"wait() takes a Future or a RemoteChannel, not {type(x).__name__}")
-    x.wait(timeout)
-    return x
+    one = isinstance(x, Future | RemoteChannel | InvalidFuture)
+    if not one and not isinstance(x, list | tuple | set | frozenset | Iterator):
+        raise TypeError(f"wait() takes a Future or a RemoteChannel, or several, not {type(x).__name__}")
+    several = [x] if one else list(x)
+    for each in several:
+        if not isinstance(each, Future | RemoteChannel | InvalidFuture):
+            raise TypeError(
+                f"wait() takes a Future or a RemoteChannel, or several, not {type(each).__name__}"
+            )
+    limit = _timeouts.seconds(timeout)
+    until = None if limit is None else time.monotonic() + limit
+    for each in several:
+        each.wait(timeout if one or until is None else max(0.0, until - time.monotonic()))
+    return x if one else several
 
 
 def as_completed(futures: Iterable[Future], timeout: float | None = None) -> Iterator[Future]:

@@ -645,3 +645,19 @@ def test_a_future_whose_value_is_here_is_passed_on_again_and_again(workers):
             gc.collect(0)
             assert d.remotecall_fetch(d.fetch, workers[1], future) == n
         assert future.fetch(timeout=5) == n
+
+
+def test_wait_for_several(workers):
+    futures = [d.remotecall(pow, pid, 2, n) for n, pid in enumerate(workers)]
+    assert d.wait(futures) == futures
+    assert d.wait(iter(futures), timeout=5) == futures
+    assert d.wait(()) == []
+    late = d.Future(workers[0])
+    with pytest.raises(TimeoutError):
+        d.wait([*futures, late], timeout=0.05)
+    late.put(1)
+    assert d.wait({late}, 5) == [late]
+    with pytest.raises(TypeError, match="Future or a RemoteChannel, or several, not int"):
+        d.wait([late, 3])
+    with pytest.raises(TypeError, match="not str"):
+        d.wait("abc")
