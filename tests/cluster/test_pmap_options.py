@@ -162,7 +162,7 @@ def test_a_retry_goes_to_another_worker_first(workers):
 
     for bad in workers:
         (other,) = set(workers) - {bad}
-        assert d.pmap(fail_on_first, [0] * 4, [bad] * 4, retry_delays=[0.02], batch_size=1) == [other] * 4
+        assert d.pmap(fail_on_first, [0] * 4, [bad] * 4, retry_delays=[0.5], batch_size=1) == [other] * 4
 
 
 def test_the_check_sees_each_failure_with_the_state_of_its_element(workers):
