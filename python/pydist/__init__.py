@@ -8,6 +8,7 @@ from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_
 from ._channels import RRID, Channel, RemoteChannel, channel_from_id, remoteref_id
 from ._cluster import (
     addprocs,
+    check_same_host,
     cluster,
     cluster_cookie,
     interrupt,
@@ -47,6 +48,10 @@ from ._retries import ExponentialBackOff
 from ._serialize import register_by_value, unregister_by_value
 from ._streams import RandomStreams, random_streams
 from ._sync import sync
+from ._transport import init_worker, process_messages, start_worker, worker_id_from_socket
+from .managers.base import ClusterManager, WorkerConfig
+from .managers.elastic import ElasticManager
+from .managers.local import LocalManager
 
 __all__ = [
     "RRID",
@@ -57,12 +62,15 @@ __all__ = [
     "CancelledError",
     "Channel",
     "ChannelClosedError",
+    "ClusterManager",
     "ConnectionLostError",
+    "ElasticManager",
     "ExponentialBackOff",
     "FrameTooLargeError",
     "Future",
     "FutureAlreadySetError",
     "LaunchWorkerError",
+    "LocalManager",
     "NoWorkersError",
     "NotConnectedError",
     "ProcessExitedException",
@@ -71,10 +79,12 @@ __all__ = [
     "RemoteException",
     "ThreadLimitError",
     "VersionMismatchError",
+    "WorkerConfig",
     "WorkerPool",
     "addprocs",
     "as_completed",
     "channel_from_id",
+    "check_same_host",
     "cluster",
     "cluster_cookie",
     "default_worker_pool",
@@ -82,12 +92,14 @@ __all__ = [
     "everywhere",
     "fetch",
     "fetchfrom",
+    "init_worker",
     "interrupt",
     "myid",
     "nprocs",
     "nworkers",
     "pgenerate",
     "pmap",
+    "process_messages",
     "procs",
     "random_streams",
     "register_by_value",
@@ -102,9 +114,11 @@ __all__ = [
     "set_default_worker_pool",
     "spawn",
     "spawnat",
+    "start_worker",
     "stats",
     "sync",
     "unregister_by_value",
     "wait",
+    "worker_id_from_socket",
     "workers",
 ]

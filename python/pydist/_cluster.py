@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import _core, _launch, _session
+from . import _cookies, _core, _launching, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._errors import LaunchWorkerError, ProcessExitedException
+from .managers import _params, _registry
+from .managers.base import ClusterManager, WorkerConfig
+from .managers.local import LocalManager
 
 TERM_AFTER = 5.0
 """Seconds until a worker that was asked to end gets SIGTERM."""
 KILL_AFTER = 10.0
 """Seconds until it gets SIGKILL."""
 
-_workers: dict[int, _launch.LocalWorker] = {}
-_gone: dict[int, tuple[str, str]] = {}
-_started_with: dict[int, _launch.Params] = {}
+_workers: dict[int, _launching.Worker] = {}
+_gone: dict[int, tuple[str | None, str]] = {}
+_admitting: dict[int, ClusterManager] = {}
+_started_with: dict[int, dict[str, Any]] = {}
 _lock = threading.RLock()
-_next_pid = 2
 _removed: set[int] = set()
 _settings: tuple[str, bool] | None = None
 
 
-def addprocs(n: int | None = None, **params: Any) -> list[int]:
-    """Starts worker processes on this machine.
+def addprocs(n: Any = None, **params: Any) -> list[int]:
+    """Starts worker processes.
 
     Parameters:
-        n: how many; None for the number of CPUs that this process may use.
+        n: how many on this machine, None for the number of CPUs that this process may use; or a list of
+            machines, `"[user@]host[:port] [bind_addr[:port]]"` or `(machine, count)`, reached through ssh; or
+            a `ClusterManager`; or the name of one in the entry-point group `pydist.cluster_managers`.
         topology: which workers may call each other: "all_to_all", "master_worker" or "custom".
         lazy: connect workers to each other only when they call.
         dir: the workers' working directory; that of this process by default.
@@ -41,6 +45,7 @@ def addprocs(n: int | None = None, **params: Any) -> list[int]:
         env: environment variables, in addition to those of this process.
         enable_threaded_blas: leave BLAS and OpenMP pools of a worker as they are, instead of one thread each.
         timeout: seconds for the start; else the environment variable PYDIST_WORKER_TIMEOUT, or 60.
+        allow_plaintext: let connections over a network be unencrypted.
 
     Returns:
         The new ids, sorted, once each of them answers calls.
@@ -48,7 +53,8 @@ def addprocs(n: int | None = None, **params: Any) -> list[int]:
     Raises:
         RuntimeError: this is not process 1.
         TypeError: an unknown keyword.
-        ValueError: a negative number, an unknown topology, or one other than that of the workers there are.
+        ValueError: a negative number, a malformed machine or none, an unknown topology, or one other than
+            that of the workers there are.
         LaunchWorkerError: workers that did not start; `.started` lists those that did and stay usable.
 
     Distributed.jl: `addprocs`.
@@ -61,24 +67,16 @@ def addprocs(n: int | None = None, **params: Any) -> list[int]:
     """
     if not _session.is_head():
         raise RuntimeError("Only process 1 can add and remove workers")
-    checked = _launch.check_params(params)
-    count = len(os.sched_getaffinity(0)) if n is None else _count(n)
+    manager = _registry.manager_of(n)
+    checked = _params.check(manager, params)
     _session.ensure_started()
     _check_settings(checked)
-    return _start(count, checked)
+    return _start(manager, checked)
 
 
-def _count(n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, int):
-        raise TypeError(f"addprocs() takes a number of workers, not {type(n).__name__}")
-    if n < 0:
-        raise ValueError(f"the number of workers must not be negative: {n}")
-    return n
-
-
-def _check_settings(params: _launch.Params) -> None:
+def _check_settings(params: dict[str, Any]) -> None:
     global _settings
-    wanted = (params.topology, params.lazy)
+    wanted = (params["topology"], params["lazy"])
     if _settings is not None and _settings != wanted and len(_core.members()) > 1:
         raise ValueError(
             f"the workers that run have topology={_settings[0]!r}, lazy={_settings[1]!r}; "
@@ -87,61 +85,66 @@ def _check_settings(params: _launch.Params) -> None:
     _settings = wanted
 
 
-def _start(count: int, params: _launch.Params) -> list[int]:
-    global _next_pid
-    with _lock:
-        pids = range(_next_pid, _next_pid + count)
-        _next_pid += count
-    workers = [_launch.LocalWorker(pid, params) for pid in pids]
-    _started_with.update(dict.fromkeys(pids, params))
-    failures: list[LaunchWorkerError] = []
-    started: list[int] = []
-    coming: list[_launch.LocalWorker] = []
-    try:
-        for worker in workers:
-            try:
-                coming.append(worker)
-                worker.start()
-            except OSError as error:
-                coming.remove(worker)
-                failures.append(_launch.launch_error(error, worker))
-        until = time.monotonic() + (workers[0].timeout() if workers else 0)
-        for worker in list(coming):
-            try:
-                with _lock:
-                    _workers[worker.pid] = worker
-                worker.await_start(until)
-                started.append(worker.pid)
-            except LaunchWorkerError as error:
-                failures.append(error)
-                _workers.pop(worker.pid, None)
-            coming.remove(worker)
-    except BaseException:
-        for worker in coming:
-            worker.kill()
-            _core.forget_worker(worker.pid)
-            _workers.pop(worker.pid, None)
-        if started:
-            rmprocs(started)
-        raise
-    failures += _catch_up(started)
-    if len(failures) == 1 and count == 1:
-        raise failures[0]
-    if failures:
-        raise LaunchWorkerError(
-            f"{len(failures)} of {count} workers did not start",
-            failures=failures,
-            started=started,
-            host=failures[0].host,
-            status=failures[0].status,
-            output=failures[0].output,
-        )
+def _start(manager: ClusterManager, params: dict[str, Any]) -> list[int]:
+    launch = _launching.start(manager, params, _workers)
+    if not manager._trusted:
+        _core.watch_members()
+    started = launch.run()
+    if isinstance(manager, LocalManager):
+        _started_with.update(dict.fromkeys(started, params))
+    asked = len(started) + len(launch.failures)
+    launch.failures += _catch_up(started)
+    _launching.fail(launch.failures, started, asked)
     return started
 
 
 def start_like(pid: int) -> int:
     """Starts a worker with the parameters of another, which may have gone; returns its id."""
-    return _start(1, _started_with[pid])[0]
+    return _start(LocalManager(1), _started_with[pid])[0]
+
+
+def worker_joined(pid: int, listener: int) -> None:
+    """A worker that was not waited for has joined by dialling in at a listener."""
+    manager = _admitting.get(listener)
+    if manager is None:
+        return
+    host = next((member[2] for member in _core.members() if member[0] == pid), None)
+    worker = _launching.Worker(pid, manager, WorkerConfig(host=host))
+    worker.joined = True
+    with _lock:
+        _workers[pid] = worker
+    threading.Thread(target=_take_up, args=(worker,), name="pydist-joined", daemon=True).start()
+
+
+def _take_up(worker: _launching.Worker) -> None:
+    worker.manage("register")
+    for failure in _catch_up([worker.pid]):
+        logging.getLogger("pydist").warning("%s", failure)
+
+
+def admit(listener: int, manager: ClusterManager | None) -> None:
+    """Has the workers that dial in at a listener belong to a manager; None: to none any more."""
+    if manager is None:
+        _admitting.pop(listener, None)
+    else:
+        _admitting[listener] = manager
+        _core.watch_members()
+
+
+def members_changed() -> None:
+    """Lets go of workers that have left by themselves."""
+    if _session.session is None:
+        return
+    alive = {member[0] for member in _core.members()}
+    with _lock:
+        gone = [
+            w
+            for w in _workers.values()
+            if w.joined and not isinstance(w.manager, LocalManager) and w.pid not in alive
+        ]
+    for worker in gone:
+        if worker.has_ended():
+            _forget(worker)
 
 
 def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
@@ -167,11 +170,11 @@ def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
 class Removal:
     """Workers that have been asked to end; `wait` waits until they have."""
 
-    def __init__(self, workers: list[_launch.LocalWorker]) -> None:
+    def __init__(self, workers: list[_launching.Worker]) -> None:
         self._workers = workers
         self._since = time.monotonic()
         self._lock = threading.Lock()
-        self._signalled: dict[int, int] = {}
+        self._pressed: dict[int, int] = {}
 
     def wait(self, timeout: float | None = None) -> None:
         """Waits until the workers are gone: SIGTERM after 5 s, SIGKILL after 10 s.
@@ -201,17 +204,21 @@ class Removal:
             worker.drain(1.0)
             _forget(worker)
 
-    def _is_gone(self, worker: _launch.LocalWorker) -> bool:
-        return worker.ended() and all(member[0] != worker.pid for member in _core.members())
+    def _is_gone(self, worker: _launching.Worker) -> bool:
+        return worker.has_ended() and all(member[0] != worker.pid for member in _core.members())
 
-    def _press(self, workers: list[_launch.LocalWorker]) -> None:
+    def _press(self, workers: list[_launching.Worker]) -> None:
         waited = time.monotonic() - self._since
-        number = signal.SIGKILL if waited > KILL_AFTER else signal.SIGTERM if waited > TERM_AFTER else None
+        step = 2 if waited > KILL_AFTER else 1 if waited > TERM_AFTER else 0
         with self._lock:
             for worker in workers:
-                if number is not None and self._signalled.get(worker.pid) != number:
-                    self._signalled[worker.pid] = number
-                    worker.signal(number)
+                if step > self._pressed.get(worker.pid, 0):
+                    self._pressed[worker.pid] = step
+                    if step == 1:
+                        worker.terminate()
+                    else:
+                        worker.kill()
+                        _core.drop_worker(worker.pid, "it did not end when it was asked to")
 
 
 def rmprocs(*pids: Any, waitfor: float | None = None) -> Removal | None:
@@ -234,11 +241,13 @@ def rmprocs(*pids: Any, waitfor: float | None = None) -> Removal | None:
     if not _session.is_head():
         raise RuntimeError("Only process 1 can add and remove workers")
     chosen = _pids_of(pids)
+    _session.ensure_started()
     if 1 in chosen:
         raise ValueError("process 1 cannot be removed")
     for pid in chosen:
-        if pid >= _next_pid:
+        if pid >= _core.next_id():
             raise ValueError(f"there is no process {pid} in this cluster")
+    _await_known(chosen)
     with _lock:
         workers = [_workers[pid] for pid in chosen if pid in _workers]
         for worker in workers:
@@ -252,26 +261,40 @@ def rmprocs(*pids: Any, waitfor: float | None = None) -> Removal | None:
     return None
 
 
+def _await_known(pids: list[int]) -> None:
+    """Waits until it is known to whom workers belong that have joined by themselves this very moment."""
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        members = {member[0] for member in _core.members()}
+        if all(pid in _workers or pid not in members for pid in pids):
+            return
+        time.sleep(0.001)
+
+
 def _pids_of(pids: tuple[Any, ...]) -> list[int]:
     if len(pids) == 1 and isinstance(pids[0], Iterable) and not isinstance(pids[0], (str, bytes)):
         pids = tuple(pids[0])
     return [_session.as_pid(pid) for pid in pids]
 
 
-def _forget(worker: _launch.LocalWorker) -> None:
+def _forget(worker: _launching.Worker) -> None:
     with _lock:
-        if _workers.pop(worker.pid, None) is not None:
+        known = _workers.pop(worker.pid, None) is not None
+        if known:
             _gone[worker.pid] = (worker.host, worker.output())
-    worker.release()
+    if known:
+        worker.release()
+    else:
+        worker.await_release()
 
 
 def process_exited(pid: int, reason: str) -> ProcessExitedException:
     """The exception for a process that has gone, with what is known of it here."""
     worker = _workers.get(pid)
     if worker is not None:
-        worker.ended()
+        worker.has_ended()
         worker.drain(0.2)
-        if worker.ended():
+        if worker.has_ended():
             _forget(worker)
     host, output = _gone.get(pid, (None, ""))
     if pid in _removed:
@@ -379,11 +402,13 @@ def interrupt(*pids: Any) -> None:
     for pid in chosen:
         _core.check_pid(pid)
     for pid in chosen:
-        _core.interrupt(pid)
+        worker = _workers.get(pid)
+        if worker is None or worker.manager._trusted or worker.manage("interrupt") is not True:
+            _core.interrupt(pid)
 
 
 @contextmanager
-def cluster(n: int | None = None, **params: Any) -> Iterator[list[int]]:
+def cluster(n: Any = None, **params: Any) -> Iterator[list[int]]:
     """Starts workers for the length of a block, and ends just those.
 
     Parameters:
@@ -432,24 +457,64 @@ def stats(pid: int | None = None) -> dict[str, int]:
     return counted
 
 
-def cluster_cookie() -> bytes:
-    """The secret that the processes of this cluster prove to each other that they know.
+def cluster_cookie(cookie: bytes | str | None = None) -> bytes:
+    """The secret that the processes of this cluster prove to each other to know; with an argument, sets it.
+
+    Parameters:
+        cookie: at least 16 bytes, or text; hexadecimal digits stand for their bytes.
+
+    Returns:
+        The cookie, as it was given; one that nobody gave has 32 random bytes.
 
     Raises:
-        RuntimeError: this is not process 1.
+        RuntimeError: this is not process 1; or one is given, and there are workers.
+        ValueError: it has less than 16 bytes.
 
     Distributed.jl: `cluster_cookie`.
+
+    >>> import pydist as d
+    >>> len(d.cluster_cookie()) >= 16
+    True
     """
+    checked = None if cookie is None else _cookies.check(cookie)
     _session.ensure_started()
     if _session.session is None:
         raise RuntimeError("only process 1 tells the cookie")
+    if checked is not None and checked != _session.session.cookie:
+        if len(_core.members()) > 1:
+            raise RuntimeError("the cookie can only be set before there are workers")
+        _session.session.set_cookie(checked)
     return _session.session.cookie
+
+
+def check_same_host(pids: Any) -> bool:
+    """Whether processes run on one host.
+
+    Parameters:
+        pids: their ids.
+
+    Raises:
+        ValueError: there is no such process.
+
+    Distributed.jl: `check_same_host`.
+
+    >>> import pydist as d
+    >>> d.check_same_host([1])
+    True
+    """
+    chosen = [_session.as_pid(pid) for pid in pids]
+    _session.ensure_started()
+    for pid in chosen:
+        _core.check_pid(pid)
+    return len({member[2] for member in _core.members() if member[0] in chosen}) <= 1
 
 
 def shut_down() -> None:
     """Ends all workers at the end of this process: asked first, killed after 3 s or at a second Ctrl-C."""
     with _lock:
         left = list(_workers.values())
+    for listener in list(_admitting):
+        _core.close_listener(listener)
     try:
         removal = None
         if left:

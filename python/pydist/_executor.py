@@ -86,6 +86,17 @@ def _step(executor: _core.Executor) -> bool:
         _interrupts.interrupt(what)
     elif kind == "members":
         _free_workers.members_changed()
+        from . import _cluster
+
+        _cluster.members_changed()
+    elif kind == "joined":
+        from . import _cluster
+
+        _cluster.worker_joined(*what)
+    elif kind == "connect":
+        from . import _transport
+
+        _transport.connect_worker(*what)
     elif kind == "note":
         logging.getLogger("pydist").info("%s", what)
     elif kind == "refused call":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -114,7 +115,10 @@ def leave_main() -> None:
     """Has the main thread of a worker end, whatever it runs."""
     global _leave_now
     _leave_now = True
-    if _main is not None and threading.get_ident() != _main:
+    if _main is None:
+        # The main thread belongs to whoever has made this process a worker, and cannot be told from here.
+        os._exit(0)
+    if threading.get_ident() != _main:
         signal.pthread_kill(_main, signal.SIGINT)
         executor = _executors.get(_main)
         if executor is not None:

@@ -135,6 +135,44 @@ class Launcher:
         stream.finish()
 
 
+_streams: dict[int, list[Stream]] = {}
+
+
+def follow(pid: int, fd: int, target: Callable[[], TextIO | None], begun: bytes = b"") -> None:
+    """Passes on what a worker prints, from now on; the descriptor is closed at its end.
+
+    Parameters:
+        pid: the worker.
+        fd: what it prints to.
+        target: gives the stream of this process.
+        begun: what has been read of it already.
+    """
+    stream = Stream(pid, fd, target)
+    if begun:
+        stream.feed(begun)
+    _streams.setdefault(pid, []).append(stream)
+    thread = launcher()
+    thread.run(lambda: thread.watch(stream))
+
+
+def await_end(pid: int, seconds: float) -> None:
+    """Waits until all that a worker printed has been passed on."""
+    for stream in _streams.get(pid, ()):
+        stream.ended.wait(seconds)
+
+
+def tail(pid: int) -> str:
+    """The end of what a worker printed, on all its streams."""
+    return b"".join(bytes(stream.tail) for stream in reversed(_streams.get(pid, []))).decode(
+        "utf-8", "replace"
+    )
+
+
+def forget(pid: int) -> None:
+    """Keeps the output of a worker no longer."""
+    _streams.pop(pid, None)
+
+
 _launcher: Launcher | None = None
 _lock = threading.Lock()
 

@@ -13,7 +13,7 @@ import tempfile
 import threading
 from typing import Any
 
-from . import _config, _core
+from . import _config, _cookies, _core
 
 _lock = threading.Lock()
 _started = False
@@ -54,16 +54,62 @@ class Session:
         self.inst = os.urandom(16)
         self.folder = _socket_folder()
         self.address = f"unix:{os.path.join(self.folder, '1')}"
-        self.host = socket.gethostname()
+        self.host = host()
+        self._cookie_file = ""
+
+    def set_cookie(self, cookie: bytes) -> None:
+        """Changes the secret of a cluster that has no workers."""
+        self.cookie = cookie
+        _core.set_cookie(_cookies.secret(cookie))
+        self.remove_cookie_file()
+
+    def cookie_text(self) -> str:
+        """The cookie in the form in which workers get it."""
+        return _cookies.text(self.cookie)
+
+    def join_tag(self) -> bytes:
+        """The tag of connections whose ends know nothing of each other but the cookie."""
+        return _cookies.join_tag(self.cookie)
+
+    def cookie_file(self) -> str:
+        """The path of a file with the cookie, which its owner alone can read; it is removed at the end."""
+        if not self._cookie_file:
+            folder = tempfile.mkdtemp(prefix="pydist-cookie-")
+            path = os.path.join(folder, "cookie")
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            os.write(fd, self.cookie_text().encode() + b"\n")
+            os.close(fd)
+            self._cookie_file = path
+        return self._cookie_file
+
+    def remove_cookie_file(self) -> None:
+        """Removes what `cookie_file` made."""
+        if self._cookie_file:
+            shutil.rmtree(os.path.dirname(self._cookie_file), ignore_errors=True)
+            self._cookie_file = ""
 
 
 session: Session | None = None
 
 
+def host() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
+
+
 def start_node(
-    pid: int, *, cookie: bytes, cluster: bytes, inst: bytes, address: str, host: str, topology: str = "lazy"
+    pid: int,
+    *,
+    cookie: bytes,
+    cluster: bytes,
+    inst: bytes,
+    address: str,
+    host: str,
+    topology: str = "all_to_all",
+    lazy: bool = True,
+    transport_inst: bytes = bytes(16),
 ) -> None:
-    """Starts the core of this process and its listener."""
+    """Starts the core of this process, and its listener where it has an address."""
     global _started
     _core.start(
         pid,
@@ -77,12 +123,34 @@ def start_node(
         package=_core.__version__,
         allow_python_mismatch=_config.allow_python_mismatch(),
         topology=topology,
+        lazy=lazy,
         message_max=_config.message_max(),
         shared_max=_config.shared_max(),
+        transport_inst=transport_inst,
     )
-    _core.listen(address)
+    if address:
+        _core.listen(address)
     os.register_at_fork(after_in_child=_after_fork)
     _started = True
+
+
+def start_unnamed(cookie: bytes) -> bytes:
+    """Starts the core of a worker that knows the cookie alone, and is given the rest by process 1.
+
+    Returns:
+        The tag of the listeners that it may open.
+    """
+    inst = os.urandom(16)
+    start_node(
+        0,
+        cookie=_cookies.secret(cookie),
+        cluster=bytes(16),
+        inst=inst,
+        address="",
+        host=host(),
+        transport_inst=_cookies.join_tag(cookie),
+    )
+    return inst
 
 
 def ensure_started() -> None:
@@ -173,4 +241,5 @@ def _at_exit() -> None:
     finally:
         _core.close()
         if session is not None:
+            session.remove_cookie_file()
             shutil.rmtree(session.folder, ignore_errors=True)

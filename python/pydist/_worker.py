@@ -29,6 +29,7 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         address=config["address"],
         host=config["host"],
         topology=config["topology"],
+        lazy=config["lazy"],
     )
     _core.die_with_parent(_parent_pipe, config["parent"])
     _core.dial_head(config["head"], bytes.fromhex(config["head_inst"]))
@@ -37,14 +38,38 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         sys.stderr.write(f"worker {config['pid']} cannot join the cluster: {error}\n")
         sys.stderr.flush()
         os._exit(1)
+    address = config["address"]
     del cookie, config
+    _serve(address)
+
+
+def serve(address: str) -> None:
+    """Runs calls on this thread until the worker is asked to end; the connection to process 1 is open.
+
+    Parameters:
+        address: where others dial it; empty where they cannot.
+    """
+    sys.stdout = sys.__stdout__ = _lines.install(sys.stdout)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _lines.install(sys.stderr)  # type: ignore[misc]
+    _serve(address)
+
+
+def _serve(address: str) -> None:
     _interrupts.install_handler()
     _patch_sleep()
     _fresh_main()
     atexit.register(_core.close)
     _executor.start(leads=True)
-    _core.announce_ready()
+    _core.announce_ready(address)
     _run()
+
+
+def serve_in_background(address: str) -> None:
+    """Runs calls on threads of their own; the connection to process 1 is open."""
+    _patch_sleep()
+    atexit.register(_core.close)
+    _executor.start(leads=False)
+    _core.announce_ready(address)
 
 
 def _run() -> None:

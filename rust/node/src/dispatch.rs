@@ -1,35 +1,26 @@
 //! What happens when a socket is readable: handshakes, messages, and the end of a connection.
 
 use crate::sync::atomic::Ordering;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pydist_proto::codec::Decoder;
-use pydist_proto::handshake::{
-    Acceptor, HANDSHAKE_DEADLINE_MS, Handshake, Initiator, Local, PRE_AUTH_LIMIT, Secrets,
-};
 use pydist_proto::ids::{HEAD, ProcId};
 use pydist_proto::machine::{Machine, Output};
-use pydist_proto::message::Message;
+use pydist_proto::message::{Member, Message};
 use rustix::io::Errno;
 
 use crate::death::{Dying, STATUS_WAIT};
 use crate::inbox::Item;
 use crate::link::{Came, Link, Reading};
-use crate::node::{Arrival, Node, TELL_AFTER, Topology};
+use crate::node::{Arrival, Node, TELL_AFTER};
 use crate::poll::{Event, TIMER, WAKER};
 use crate::shared::Received;
 use crate::waiter::Wake;
 
-/// The token of the listening socket.
-pub(crate) const LISTENER: u64 = u64::MAX - 2;
+/// The tokens of listening sockets begin here.
+pub(crate) const LISTENERS: u64 = 1 << 63;
 /// The token of the pipe to the parent.
 pub(crate) const PARENT: u64 = u64::MAX - 3;
-/// Connections that may be in their handshake at once; the oldest gives way.
-const HALF_OPEN_MAX: usize = 64;
-/// A listener without descriptors left waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Changes of counts that are told without waiting for the timer.
 const TELL_AT: usize = 4096;
 
@@ -55,9 +46,9 @@ impl Node {
                 }
             }
             TIMER => self.run_timers(),
-            LISTENER => self.accept_all(),
             PARENT if event.hung_up => self.die(),
             PARENT => {}
+            token if token >= LISTENERS => self.accept_all(token),
             token => {
                 let link = self.connections.read().get(&token).cloned();
                 if let Some(link) = link {
@@ -112,10 +103,13 @@ impl Node {
             Output::Export(id) => self.push_item(Item::Export(id)),
             Output::Freed(id) => self.push_item(Item::Freed(id)),
             Output::Exit => self.push_item(Item::Exit),
-            Output::WorkerReady(pid) => self.worker_ready(pid),
+            Output::WorkerReady(member) => self.worker_ready(member),
             Output::Joined(pid) => {
                 // The one that came later dials.
-                if self.config.topology == Topology::Eager && pid != HEAD && pid < self.me() {
+                let machine = self.machine.lock();
+                let wanted = machine.topology().eager && pid != HEAD && machine.is_connected_to(pid);
+                drop(machine);
+                if wanted && pid < self.me() {
                     self.link_to(pid);
                 }
                 self.members_changed();
@@ -129,113 +123,26 @@ impl Node {
         }
     }
 
-    fn worker_ready(&self, pid: ProcId) {
-        let member = match self.arrivals.lock().get(&pid) {
-            Some(Arrival::Expected(member)) => member.clone(),
+    fn worker_ready(&self, told: Member) {
+        let pid = told.pid;
+        let (expected, listener) = match self.arrivals.lock().get(&pid) {
+            Some(Arrival::Expected(member, listener)) => (member.clone(), *listener),
             _ => return,
         };
+        let member = Member {
+            connected: expected.connected,
+            config: expected.config,
+            ..told
+        };
         self.with_machine(|machine| machine.join(member));
-        self.arrivals.lock().insert(pid, Arrival::Ready);
-        self.arrived.notify_all();
-    }
-
-    fn accept_all(&self) {
-        let listener = self.listener.read();
-        let Some(listener) = &*listener else { return };
-        loop {
-            match listener.accept() {
-                Ok((fd, _from)) => self.accepted(fd),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
-                Err(error) => {
-                    self.note(format!("cannot accept connections for now: {error}"));
-                    self.driver.unwatch(listener.fd());
-                    self.listener_paused.store(true, Ordering::SeqCst);
-                    self.driver.arm(crate::sync::now() + ACCEPT_PAUSE);
-                    return;
-                }
-            }
+        if self.is_admitting(listener) {
+            // It was not announced, so nobody waits for it.
+            self.arrivals.lock().remove(&pid);
+            self.push_item(Item::Joined(pid, listener));
+        } else {
+            self.arrivals.lock().insert(pid, Arrival::Ready);
+            self.arrived.notify_all();
         }
-    }
-
-    /// Watches the listener again after a pause.
-    pub(crate) fn resume_listener(&self) {
-        if self.listener_paused.swap(false, Ordering::SeqCst)
-            && let Some(listener) = &*self.listener.read()
-        {
-            let _ = self.driver.watch_listener(listener.fd(), LISTENER);
-        }
-    }
-
-    fn accepted(&self, fd: OwnedFd) {
-        let half_open: Vec<Arc<Link>> = self
-            .connections
-            .read()
-            .values()
-            .filter(|l| !l.is_open() && !l.dialled)
-            .cloned()
-            .collect();
-        if half_open.len() >= HALF_OPEN_MAX
-            && let Some(oldest) = half_open.iter().min_by_key(|l| l.token)
-        {
-            self.fail_link(oldest, "too many connections are in their handshake");
-        }
-        if let Ok(secrets) = self.secrets(self.config.me.inst) {
-            let machine = Acceptor::new(self.local(), &self.config.cookie, secrets);
-            let _ = self.add_connection(fd, 0, machine.into());
-        }
-    }
-
-    /// Dials a process; the link queues messages until its handshake has ended.
-    pub(crate) fn dial_peer(&self, pid: ProcId, address: &str, inst: [u8; 16]) -> std::io::Result<Arc<Link>> {
-        let fd = crate::listener::dial(address)?;
-        let machine = Initiator::new(self.local(), &self.config.cookie, self.secrets(inst)?);
-        let mut links = self.links.write();
-        if let Some(link) = links.get(&pid) {
-            return Ok(link.clone());
-        }
-        let link = self.add_connection(fd, pid, machine.into())?;
-        links.insert(pid, link.clone());
-        Ok(link)
-    }
-
-    fn add_connection(
-        &self,
-        fd: OwnedFd,
-        peer: ProcId,
-        mut machine: Handshake,
-    ) -> std::io::Result<Arc<Link>> {
-        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        let deadline = crate::sync::now() + Duration::from_millis(HANDSHAKE_DEADLINE_MS);
-        let hello = machine.poll_output();
-        let link = Arc::new(Link::new(token, fd, peer, machine, deadline));
-        if let Some(hello) = hello {
-            link.send_raw(&hello);
-        }
-        self.connections.write().insert(token, link.clone());
-        self.driver.watch(link.fd(), token)?;
-        self.driver.arm(deadline);
-        Ok(link)
-    }
-
-    fn local(&self) -> Local {
-        Local {
-            id: self.me(),
-            cluster: self.config.cluster,
-            versions: self.config.versions.clone(),
-            allow_python_mismatch: self.config.allow_python_mismatch,
-        }
-    }
-
-    fn secrets(&self, inst: [u8; 16]) -> std::io::Result<Secrets> {
-        let mut nonce = [0; 32];
-        getrandom::fill(&mut nonce).map_err(|error| std::io::Error::other(error.to_string()))?;
-        Ok(Secrets {
-            nonce,
-            inst,
-            channel_binding: [0; 32],
-        })
     }
 
     fn read_link(&self, link: &Arc<Link>, enough: &dyn Fn() -> bool) {
@@ -263,6 +170,11 @@ impl Node {
         loop {
             match reading {
                 Reading::Closed => return Read::Drained,
+                Reading::Dialling { .. } => match self.go_on_dialling(link, reading) {
+                    Ok(true) => {}
+                    Ok(false) => return Read::Drained,
+                    Err(reason) => return Read::Over(reason),
+                },
                 Reading::Handshake { .. } => match self.read_handshake(link, reading) {
                     Ok(true) => {}
                     Ok(false) => return Read::Drained,
@@ -273,89 +185,8 @@ impl Node {
         }
     }
 
-    /// Reads a part of the handshake; true where it has ended or there may be more.
-    fn read_handshake(&self, link: &Arc<Link>, reading: &mut Reading) -> Result<bool, String> {
-        let mut buffer = [0; PRE_AUTH_LIMIT];
-        let (n, file) = match link.receive(&mut buffer) {
-            Ok((0, _)) => return Err("the connection ended in its handshake".to_owned()),
-            Ok(received) => received,
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::INTR) => return Ok(true),
-            Err(error) => return Err(error.to_string()),
-        };
-        let Reading::Handshake { machine, .. } = reading else {
-            return Ok(true);
-        };
-        let fed = machine.handle_bytes(&buffer[..n]);
-        while let Some(output) = machine.poll_output() {
-            if !link.send_raw(&output) {
-                return Err("the connection broke in its handshake".to_owned());
-            }
-        }
-        let used = fed.map_err(|error| error.to_string())?;
-        if !machine.is_finished() {
-            return Ok(true);
-        }
-        let Reading::Handshake { machine, .. } = std::mem::replace(reading, Reading::Closed) else {
-            return Ok(true);
-        };
-        let authenticated = machine.finish().map_err(|error| error.to_string())?;
-        let peer = authenticated.peer_id();
-        let mut decoder = Decoder::new(authenticated, self.config.message_max);
-        self.admit(link, peer)?;
-        if let Some(fd) = file {
-            self.attach(link, &mut decoder, fd)?;
-        }
-        let mut rest = &buffer[used..n];
-        while !rest.is_empty() {
-            let spare = decoder.spare().map_err(|error| error.to_string())?;
-            let n = spare.len().min(rest.len());
-            spare[..n].copy_from_slice(&rest[..n]);
-            decoder.advance(n);
-            rest = &rest[n..];
-        }
-        self.deliver_all(link, &mut decoder)?;
-        *reading = Reading::Open(Box::new(decoder));
-        Ok(true)
-    }
-
-    /// Takes up a peer that has proved itself, if it is one that may connect.
-    fn admit(&self, link: &Arc<Link>, peer: ProcId) -> Result<(), String> {
-        if link.dialled {
-            if peer != link.peer() {
-                return Err(format!(
-                    "process {peer} answered where process {} was expected",
-                    link.peer()
-                ));
-            }
-        } else {
-            let accepted = self
-                .connections
-                .read()
-                .values()
-                .any(|l| l.token != link.token && l.is_open() && !l.dialled && l.peer() == peer);
-            if accepted || peer == self.me() {
-                return Err(format!("process {peer} is connected already"));
-            }
-            if self.me() == HEAD {
-                if !matches!(self.arrivals.lock().get(&peer), Some(Arrival::Expected(_))) {
-                    return Err(format!("no process {peer} was expected"));
-                }
-            } else if !self.machine.lock().meet(peer) {
-                return Err(format!("process {peer} has left the cluster"));
-            }
-            self.links.write().entry(peer).or_insert_with(|| link.clone());
-        }
-        link.opened(peer);
-        if link.dialled && peer == HEAD && self.me() != HEAD {
-            self.exit_on_head_loss.store(true, Ordering::SeqCst);
-            self.arrived.notify_all();
-        }
-        Ok(())
-    }
-
     /// A descriptor came with the bytes that were read last.
-    fn attach(&self, link: &Arc<Link>, decoder: &mut Decoder, came: Came) -> Result<(), String> {
+    pub(crate) fn attach(&self, link: &Arc<Link>, decoder: &mut Decoder, came: Came) -> Result<(), String> {
         let Some(node) = self.this.upgrade() else {
             return Ok(());
         };
@@ -403,7 +234,7 @@ impl Node {
         }
     }
 
-    fn deliver_all(&self, link: &Link, decoder: &mut Decoder) -> Result<(), String> {
+    pub(crate) fn deliver_all(&self, link: &Link, decoder: &mut Decoder) -> Result<(), String> {
         let peer = link.peer();
         loop {
             match decoder.poll_message() {
@@ -484,16 +315,28 @@ impl Node {
             return;
         }
         let now = crate::sync::now();
-        let ospid = self.machine.lock().member(pid).map_or(0, |m| m.ospid);
-        if let Some(arrival @ Arrival::Expected(_)) = self.arrivals.lock().get_mut(&pid) {
-            *arrival = Arrival::Failed(reason.to_owned());
-            self.arrived.notify_all();
+        let mut arrivals = self.arrivals.lock();
+        match arrivals.get_mut(&pid) {
+            Some(Arrival::Expected(_, listener)) if self.is_admitting(*listener) => {
+                arrivals.remove(&pid);
+            }
+            Some(arrival @ Arrival::Expected(..)) => {
+                *arrival = Arrival::Failed(reason.to_owned());
+                self.arrived.notify_all();
+            }
+            _ => {}
         }
-        let ospid = if self.me() == HEAD { ospid } else { 0 };
+        drop(arrivals);
+        let ospid = self.children.lock().remove(&pid).unwrap_or(0);
         self.dying.lock().push(Dying {
             pid,
             ospid,
-            until: now + STATUS_WAIT,
+            // Process 1 hears nothing more of one that is no child of it.
+            until: if self.me() == HEAD && ospid == 0 {
+                now
+            } else {
+                now + STATUS_WAIT
+            },
             reason: reason.to_owned(),
         });
         self.driver.arm(now);
@@ -538,13 +381,17 @@ impl Node {
             return None;
         }
         let member = self.machine.lock().member(pid).cloned()?;
-        if member.address.is_empty() {
+        let dialled = if !member.address.is_empty() {
+            self.dial_peer(pid, &member.address, member.inst)
+        } else if self.has_transport() && !member.config.is_empty() {
+            self.connect_by_manager(pid)
+        } else {
             return None;
-        }
-        match self.dial_peer(pid, &member.address, member.inst) {
+        };
+        match dialled {
             Ok(link) => Some(link),
             Err(error) => {
-                self.lost(pid, &format!("cannot connect to {}: {error}", member.address));
+                self.lost(pid, &format!("cannot connect: {error}"));
                 None
             }
         }

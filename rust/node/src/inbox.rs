@@ -6,6 +6,7 @@
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ pub enum Item {
     Members,
     /// Something for the log.
     Note(String),
+    /// A worker that dialled in at a listener by itself has joined: its id and the listener's token.
+    Joined(ProcId, u64),
+    /// Python is to connect a socket to a worker by the transport of its manager.
+    Connect(ProcId, OwnedFd),
     /// The process is to end.
     Exit,
     /// The executors are to end.
@@ -272,6 +277,8 @@ impl Inbox {
                 | Item::Interrupt(_)
                 | Item::Members
                 | Item::Note(_)
+                | Item::Joined(..)
+                | Item::Connect(..)
                 | Item::Exit
                 | Item::Stop
         );

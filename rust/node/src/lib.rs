@@ -1,7 +1,9 @@
 //! What connects the state machine of a process to the operating system: sockets, one reactor thread, waiting.
 
+mod connecting;
 mod cork;
 mod death;
+mod dialing;
 mod dispatch;
 mod driver;
 mod ending;
@@ -21,6 +23,6 @@ mod shared;
 mod sync;
 pub mod waiter;
 
-pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot, Topology};
+pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
 pub use parker::Parked;
 pub use sending::{CallFailed, Payload};

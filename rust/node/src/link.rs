@@ -19,6 +19,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use crate::dialing::Dial;
 use crate::outgoing::{Outgoing, Queue};
 use crate::shared::Shared;
 
@@ -27,6 +28,10 @@ pub(crate) const QUEUE_MAX: usize = 64 << 20;
 
 /// How far a connection has come.
 pub(crate) enum Reading {
+    Dialling {
+        dial: Box<Dial>,
+        machine: Box<Handshake>,
+    },
     Handshake {
         machine: Box<Handshake>,
         deadline: Instant,
@@ -40,6 +45,17 @@ pub(crate) enum Came {
     File(OwnedFd),
     /// A descriptor for which this process had no room.
     Lost,
+}
+
+impl Reading {
+    /// When the connection has to be further than this.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Reading::Dialling { dial, .. } => Some(dial.deadline),
+            Reading::Handshake { deadline, .. } => Some(*deadline),
+            Reading::Open(_) | Reading::Closed => None,
+        }
+    }
 }
 
 /// Why a message could not be handed to a connection.
@@ -57,9 +73,11 @@ pub(crate) struct Link {
     /// Who is at the other end; 0 until it has said so.
     peer: AtomicU32,
     /// It is a Unix socket, which can carry descriptors.
-    pub(crate) is_local: bool,
+    is_local: AtomicBool,
     /// This side dialled.
     pub(crate) dialled: bool,
+    /// The token of the listener that accepted it, or 0.
+    pub(crate) listener: u64,
     pub(crate) reading: Mutex<Reading>,
     /// An event came while another thread was reading.
     pub(crate) again: AtomicBool,
@@ -81,20 +99,24 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(token: u64, fd: OwnedFd, peer: ProcId, machine: Handshake, deadline: Instant) -> Link {
-        let dialled = matches!(machine, Handshake::Initiator(_));
-        let is_local = rustix::net::getsockname(&fd)
-            .is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX);
+    pub(crate) fn new(
+        token: u64,
+        fd: OwnedFd,
+        peer: ProcId,
+        listener: u64,
+        dialled: bool,
+        direct: bool,
+        reading: Reading,
+    ) -> Link {
+        let is_local = direct && is_unix(fd.as_fd());
         Link {
             token,
             fd,
             peer: AtomicU32::new(peer),
-            is_local,
+            is_local: AtomicBool::new(is_local),
             dialled,
-            reading: Mutex::new(Reading::Handshake {
-                machine: Box::new(machine),
-                deadline,
-            }),
+            listener,
+            reading: Mutex::new(reading),
             again: AtomicBool::new(false),
             hung_up: AtomicBool::new(false),
             open: AtomicBool::new(false),
@@ -113,6 +135,24 @@ impl Link {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Puts another socket in the place of one that could not be connected.
+    pub(crate) fn replace_fd(&self, fd: &OwnedFd) -> std::io::Result<()> {
+        // SAFETY: both descriptors are open and belong to `self` and to the caller; the number of `self.fd` stays
+        // valid throughout, as `dup3` replaces what it stands for in one step. Only the reader uses it before the
+        // handshake has ended (rust/node/tests/tcp.rs).
+        let result = unsafe { libc::dup3(fd.as_raw_fd(), self.fd.as_raw_fd(), libc::O_CLOEXEC) };
+        if result < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        self.is_local.store(is_unix(self.fd()), Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// The peer is at the other end of a Unix socket itself, so that descriptors can be passed to it.
+    pub(crate) fn is_local(&self) -> bool {
+        self.is_local.load(Ordering::SeqCst)
     }
 
     pub(crate) fn peer(&self) -> ProcId {
@@ -227,7 +267,7 @@ impl Link {
 
     /// Reads bytes, and the descriptor that came with them.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Option<Came>), Errno> {
-        if !self.is_local {
+        if !self.is_local() {
             let (n, _) = rustix::net::recv(&self.fd, buffer, RecvFlags::DONTWAIT)?;
             return Ok((n, None));
         }
@@ -457,6 +497,10 @@ impl Link {
     pub(crate) fn raw_fd(&self) -> i32 {
         self.fd.as_raw_fd()
     }
+}
+
+fn is_unix(fd: BorrowedFd<'_>) -> bool {
+    rustix::net::getsockname(fd).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
 }
 
 /// A position in a list of segments.

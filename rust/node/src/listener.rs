@@ -1,84 +1,152 @@
-//! Listening sockets and dialling, on Unix sockets and TCP.
+//! Listening sockets and addresses, on Unix sockets and TCP.
 
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
 use std::time::Duration;
 
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::sync::atomic::AtomicBool;
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// A socket that accepts connections.
-pub(crate) enum Listener {
+/// A connection that is silent for this long is asked whether it still stands.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_COUNT: u32 = 3;
+/// Bytes that were sent and are not acknowledged for this long end the connection, in milliseconds.
+const UNACKNOWLEDGED_MAX: u32 = 30_000;
+
+/// An address that the core dials. Names are resolved before it comes here, where nothing may block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+impl Address {
+    /// Reads `unix:PATH` or `tcp:IP:PORT`.
+    pub(crate) fn parse(text: &str) -> std::io::Result<Address> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Address::Unix(path.into()));
+        }
+        text.strip_prefix("tcp:")
+            .and_then(|part| part.parse().ok())
+            .map(Address::Tcp)
+            .ok_or_else(|| {
+                std::io::Error::new(
+                    std::io::ErrorKind::InvalidInput,
+                    format!("{text:?} is neither unix:PATH nor tcp:IP:PORT"),
+                )
+            })
+    }
+
+    /// Begins a connection; one over TCP may still be under way.
+    pub(crate) fn connect(&self) -> std::io::Result<OwnedFd> {
+        match self {
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_nonblocking(true)?;
+                Ok(stream.into())
+            }
+            Address::Tcp(address) => {
+                let family = if address.is_ipv4() {
+                    AddressFamily::INET
+                } else {
+                    AddressFamily::INET6
+                };
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+                tune(socket.as_fd())?;
+                match rustix::net::connect(&socket, address) {
+                    Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+/// Sets what every TCP connection of a cluster has; other sockets stay as they are.
+pub(crate) fn tune(socket: BorrowedFd<'_>) -> std::io::Result<()> {
+    let family = sockopt::socket_domain(socket)?;
+    if family != AddressFamily::INET && family != AddressFamily::INET6 {
+        return Ok(());
+    }
+    sockopt::set_tcp_nodelay(socket, true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MAX)?;
+    Ok(())
+}
+
+enum Socket {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
 
+/// A socket that accepts connections.
+pub(crate) struct Listener {
+    socket: Socket,
+    /// The tag that who dials has learnt with the address.
+    pub(crate) inst: [u8; 16],
+    /// Who comes without an id is given one.
+    pub(crate) admits: bool,
+    /// It is not watched while the process has no descriptors left.
+    pub(crate) paused: AtomicBool,
+}
+
 impl Listener {
-    /// Binds `unix:PATH` or `tcp:HOST:PORT`; returns the address that others dial.
-    pub(crate) fn bind(address: &str) -> std::io::Result<(Listener, String)> {
-        if let Some(path) = address.strip_prefix("unix:") {
-            let listener = UnixListener::bind(path)?;
-            listener.set_nonblocking(true)?;
-            return Ok((Listener::Unix(listener), address.to_owned()));
-        }
-        let listener = TcpListener::bind(tcp_part(address)?)?;
-        listener.set_nonblocking(true)?;
-        let bound = format!("tcp:{}", listener.local_addr()?);
-        Ok((Listener::Tcp(listener), bound))
+    /// Binds `unix:PATH` or `tcp:IP:PORT`; returns the address that others dial.
+    pub(crate) fn bind(address: &str, inst: [u8; 16], admits: bool) -> std::io::Result<(Listener, String)> {
+        let (socket, bound) = match Address::parse(address)? {
+            Address::Unix(path) => {
+                let listener = UnixListener::bind(path)?;
+                listener.set_nonblocking(true)?;
+                (Socket::Unix(listener), address.to_owned())
+            }
+            Address::Tcp(at) => {
+                let listener = TcpListener::bind(at)?;
+                listener.set_nonblocking(true)?;
+                let bound = format!("tcp:{}", listener.local_addr()?);
+                (Socket::Tcp(listener), bound)
+            }
+        };
+        let paused = AtomicBool::new(false);
+        let listener = Listener {
+            socket,
+            inst,
+            admits,
+            paused,
+        };
+        Ok((listener, bound))
     }
 
-    /// Accepts one connection, with the address of who dialled for the log.
-    pub(crate) fn accept(&self) -> std::io::Result<(OwnedFd, String)> {
-        match self {
-            Listener::Unix(listener) => {
+    /// Accepts one connection.
+    pub(crate) fn accept(&self) -> std::io::Result<OwnedFd> {
+        match &self.socket {
+            Socket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok((stream.into(), "a Unix socket".to_owned()))
+                Ok(stream.into())
             }
-            Listener::Tcp(listener) => {
-                let (stream, from) = listener.accept()?;
+            Socket::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                Ok((stream.into(), from.to_string()))
+                tune(stream.as_fd())?;
+                Ok(stream.into())
             }
         }
     }
 
-    pub(crate) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        use std::os::fd::AsFd;
-        match self {
-            Listener::Unix(listener) => listener.as_fd(),
-            Listener::Tcp(listener) => listener.as_fd(),
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Unix(listener) => listener.as_fd(),
+            Socket::Tcp(listener) => listener.as_fd(),
         }
     }
-}
-
-/// Connects to an address of [`Listener::bind`].
-pub(crate) fn dial(address: &str) -> std::io::Result<OwnedFd> {
-    if let Some(path) = address.strip_prefix("unix:") {
-        let stream = UnixStream::connect(path)?;
-        stream.set_nonblocking(true)?;
-        return Ok(stream.into());
-    }
-    let mut last = std::io::Error::other(format!("{address} names no address"));
-    for target in tcp_part(address)?.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&target, DIAL_TIMEOUT) {
-            Ok(stream) => {
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                return Ok(stream.into());
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn tcp_part(address: &str) -> std::io::Result<&str> {
-    address.strip_prefix("tcp:").ok_or_else(|| {
-        std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            format!("{address:?} is neither unix: nor tcp:"),
-        )
-    })
 }

@@ -1,6 +1,6 @@
 //! One process of the cluster: its state machine, connections, executors and reactor.
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::{HEAD, ProcId, RefId};
 use pydist_proto::machine::{CallError, Counts, Machine};
 use pydist_proto::message::Member;
+use pydist_proto::topology::Topology;
 use rustc_hash::FxHashMap;
 
 use crate::cork::Cork;
@@ -34,18 +35,8 @@ pub struct Config {
     pub message_max: u64,
     /// Bytes of shared memory that are kept for further messages; 0: large buffers are streamed, not shared.
     pub shared_max: usize,
-}
-
-/// Which workers are connected to each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Topology {
-    /// Any two, once one calls the other.
-    #[default]
-    Lazy,
-    /// Any two, from the start.
-    Eager,
-    /// None: only process 1 and each worker.
-    Star,
+    /// The tag of connections over transports of managers, which both ends know with the cookie.
+    pub transport_inst: [u8; 16],
 }
 
 /// The process could not start or connect.
@@ -70,7 +61,8 @@ pub enum JoinError {
 
 /// How far a worker that was announced has come.
 pub(crate) enum Arrival {
-    Expected(Member),
+    /// With the token of the listener at which it dialled in; 0 before that.
+    Expected(Member, u64),
     Ready,
     Failed(String),
 }
@@ -96,6 +88,17 @@ pub struct StatsSnapshot {
 pub struct Node {
     pub(crate) this: Weak<Node>,
     pub(crate) config: Config,
+    /// The id of this process, 0 until the head has given it one.
+    pub(crate) pid: AtomicU32,
+    pub(crate) cookie: RwLock<Cookie>,
+    pub(crate) cluster: Mutex<[u8; 16]>,
+    pub(crate) topology: AtomicU8,
+    /// The next id that the head gives.
+    pub(crate) ids: Arc<AtomicU32>,
+    /// The system's ids of workers that are children of this process.
+    pub(crate) children: Mutex<FxHashMap<ProcId, u32>>,
+    /// Python connects to workers that have no address.
+    transport: AtomicBool,
     pub(crate) driver: Driver,
     pub(crate) machine: Mutex<Machine<Wake>>,
     pub(crate) sharing: Sharing,
@@ -104,7 +107,8 @@ pub struct Node {
     /// Every connection, by its token.
     pub(crate) connections: RwLock<FxHashMap<u64, Arc<Link>>>,
     pub(crate) next_token: AtomicU64,
-    pub(crate) listener: RwLock<Option<Listener>>,
+    /// By their tokens.
+    pub(crate) listeners: RwLock<FxHashMap<u64, Arc<Listener>>>,
     pub(crate) inbox: Inbox,
     pub(crate) cork: Cork,
     pub(crate) arrivals: Mutex<FxHashMap<ProcId, Arrival>>,
@@ -128,8 +132,6 @@ pub struct Node {
     pub(crate) head_error: Mutex<Option<String>>,
     /// The pipe whose other end only the parent has.
     pub(crate) parent: Mutex<Option<std::os::fd::OwnedFd>>,
-    /// The listener is not watched while the process has no descriptors left.
-    pub(crate) listener_paused: AtomicBool,
     /// Python is to hear of those that join and leave.
     pub(crate) members_watched: AtomicBool,
 }
@@ -159,11 +161,18 @@ impl Node {
             driver,
             sharing: Sharing::new(config.shared_max),
             machine: Mutex::new(Machine::new(config.me.clone())),
+            pid: AtomicU32::new(config.me.pid),
+            cookie: RwLock::new(config.cookie.clone()),
+            cluster: Mutex::new(config.cluster),
+            topology: AtomicU8::new(config.topology.to_byte()),
+            ids: Arc::new(AtomicU32::new(HEAD + 1)),
+            children: Mutex::default(),
+            transport: AtomicBool::new(false),
             config,
             links: RwLock::default(),
             connections: RwLock::default(),
             next_token: AtomicU64::new(1),
-            listener: RwLock::default(),
+            listeners: RwLock::default(),
             inbox: Inbox::default(),
             cork: Cork::default(),
             arrivals: Mutex::default(),
@@ -181,30 +190,50 @@ impl Node {
             noted: Mutex::default(),
             head_error: Mutex::default(),
             parent: Mutex::default(),
-            listener_paused: AtomicBool::new(false),
             members_watched: AtomicBool::new(false),
         });
-        if node.config.topology == Topology::Star {
-            node.machine.lock().set_star();
-        }
+        node.machine.lock().set_topology(node.config.topology);
         Ok(node)
     }
 
     pub fn me(&self) -> ProcId {
-        self.config.me.pid
+        self.pid.load(Ordering::Relaxed)
     }
 
-    /// Binds the listener on which other processes dial this one; returns its address.
-    pub fn listen(&self, address: &str) -> Result<String, NodeError> {
-        let (listener, bound) =
-            Listener::bind(address).map_err(|e| NodeError::Listen(address.to_owned(), e))?;
-        self.driver
-            .watch_listener(listener.fd(), crate::dispatch::LISTENER)?;
-        *self.listener.write() = Some(listener);
-        Ok(bound)
+    /// Takes the next `count` ids, which nobody else gets; returns the first.
+    pub fn take_ids(&self, count: u32) -> ProcId {
+        self.ids.fetch_add(count, Ordering::SeqCst)
     }
 
-    /// Dials the head; whether it has joined is told by [`Node::wait_open`].
+    /// The id that is given next.
+    pub fn next_id(&self) -> ProcId {
+        self.ids.load(Ordering::SeqCst)
+    }
+
+    /// Sets which workers are connected to each other, for those that join from now on.
+    pub fn set_topology(&self, topology: Topology) {
+        self.topology.store(topology.to_byte(), Ordering::SeqCst);
+    }
+
+    /// Changes the secret, for connections that are made from now on.
+    pub fn set_cookie(&self, cookie: Cookie) {
+        *self.cookie.write() = cookie;
+    }
+
+    /// Python connects to workers that have no address from now on.
+    pub fn use_transport(&self) {
+        self.transport.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_transport(&self) -> bool {
+        self.transport.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_admitting(&self, listener: u64) -> bool {
+        listener != 0 && self.listeners.read().get(&listener).is_none_or(|l| l.admits)
+    }
+
+    /// Dials the head, at one of several addresses; whether it has joined is told by [`Node::wait_open`].
     pub fn dial_head(&self, address: &str, inst: [u8; 16]) -> Result<(), NodeError> {
         self.dial_peer(HEAD, address, inst)
             .map(|_| ())
@@ -229,9 +258,14 @@ impl Node {
         }
     }
 
-    /// Tells the head that this worker answers calls from now on.
-    pub fn announce_ready(&self) {
-        self.send_message(HEAD, pydist_proto::message::Message::Ready);
+    /// Tells the head that this worker answers calls from now on, and where it listens.
+    pub fn announce_ready(&self, address: String) {
+        let member = Member {
+            pid: self.me(),
+            address,
+            ..self.config.me.clone()
+        };
+        self.send_message(HEAD, pydist_proto::message::Message::Ready { member });
     }
 
     /// Ends this process when a descriptor hangs up: the pipe whose other end only the parent has.
@@ -258,19 +292,28 @@ impl Node {
 
     /// Announces a worker that is going to dial in.
     pub fn expect_worker(&self, member: Member) {
-        self.arrivals.lock().insert(member.pid, Arrival::Expected(member));
+        self.arrivals
+            .lock()
+            .insert(member.pid, Arrival::Expected(member, 0));
     }
 
-    /// Tells the system's id of a worker that has been announced.
+    /// Tells the system's id of a worker that is a child of this process, whose exit status is to be known.
     pub fn set_worker_ospid(&self, pid: ProcId, ospid: u32) {
-        if let Some(Arrival::Expected(member)) = self.arrivals.lock().get_mut(&pid) {
-            member.ospid = ospid;
+        self.children.lock().insert(pid, ospid);
+    }
+
+    /// Ends the connection to a worker, and with it the worker.
+    pub fn drop_worker(&self, pid: ProcId, reason: &str) {
+        let link = self.links.read().get(&pid).cloned();
+        if let Some(link) = link {
+            self.fail_link(&link, reason);
         }
     }
 
     /// Gives up on a worker that was announced.
     pub fn forget_worker(&self, pid: ProcId) {
         self.arrivals.lock().remove(&pid);
+        self.children.lock().remove(&pid);
     }
 
     /// How a worker that was announced is doing: `None` while it is on its way.
@@ -284,7 +327,7 @@ impl Node {
                     return Some(Ok(()));
                 }
                 Some(Arrival::Failed(reason)) => return Some(Err(JoinError::Failed(reason.clone()))),
-                Some(Arrival::Expected(_)) => {}
+                Some(Arrival::Expected(..)) => {}
                 None => return Some(Err(JoinError::Failed("it was not announced".to_owned()))),
             }
             if self.arrived.wait_until(&mut arrivals, until).timed_out() {
@@ -473,7 +516,7 @@ impl Node {
         for link in self.connections.read().values() {
             link.close();
         }
-        *self.listener.write() = None;
+        self.listeners.write().clear();
         self.driver.kick();
         self.driver.wake_standby();
     }
@@ -489,11 +532,7 @@ impl Node {
         if let Some(connections) = self.connections.try_read() {
             raw.extend(connections.values().map(|l| l.raw_fd()));
         }
-        if let Some(listener) = self.listener.try_read()
-            && let Some(listener) = &*listener
-        {
-            raw.push(std::os::fd::AsRawFd::as_raw_fd(&listener.fd()));
-        }
+        raw.extend(self.listener_descriptors());
         raw.extend(self.sharing.after_fork());
         for fd in raw {
             // SAFETY: in the child no other thread exists, and the node is never used again there, so nobody

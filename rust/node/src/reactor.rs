@@ -65,7 +65,7 @@ impl Node {
             self.driver.arm(now + crate::inbox::STALL);
         }
         self.give_memory_back();
-        self.resume_listener();
+        self.resume_listeners();
         self.look_for_deaths(now);
         self.end_slow_handshakes(now);
     }
@@ -136,20 +136,27 @@ impl Node {
 
     fn end_slow_handshakes(&self, now: Instant) {
         let mut next: Option<Instant> = None;
-        let mut late: Vec<Arc<Link>> = Vec::new();
+        let mut late: Vec<(Arc<Link>, String)> = Vec::new();
         for link in self.connections.read().values().filter(|l| !l.is_open()) {
-            if let Some(reading) = link.reading.try_lock()
-                && let Reading::Handshake { deadline, .. } = &*reading
-            {
-                if *deadline <= now {
-                    late.push(link.clone());
-                } else {
-                    next = Some(next.map_or(*deadline, |n| n.min(*deadline)));
+            let Some(mut reading) = link.reading.try_lock() else {
+                continue;
+            };
+            let dialling = matches!(&*reading, Reading::Dialling { .. });
+            let mut until = reading.deadline();
+            if until.is_some_and(|until| until <= now) {
+                if !dialling {
+                    late.push((link.clone(), "the handshake took too long".to_owned()));
+                } else if let Err(reason) = self.dial_next(link, &mut reading, "no answer in time") {
+                    late.push((link.clone(), reason));
                 }
+                until = reading.deadline().filter(|until| *until > now);
+            }
+            if let Some(until) = until {
+                next = Some(next.map_or(until, |n| n.min(until)));
             }
         }
-        for link in late {
-            self.fail_link(&link, "the handshake took too long");
+        for (link, reason) in late {
+            self.fail_link(&link, &reason);
         }
         if let Some(at) = next {
             self.driver.arm(at);

@@ -16,11 +16,12 @@ use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::ProcId;
 use pydist_proto::machine::Counts;
 use pydist_proto::message::Member;
+use pydist_proto::topology::Topology;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread::JoinHandle;
 use shuttle::{Config, MaxSteps, Runner};
 
-use crate::node::{Node, Topology};
+use crate::node::Node;
 
 /// A schedule of so many steps means that somebody waits for what does not come.
 const STEPS_MAX: usize = 200_000;
@@ -63,9 +64,10 @@ fn node() -> Arc<Node> {
             package: "0".to_owned(),
         },
         allow_python_mismatch: false,
-        topology: Topology::Lazy,
+        topology: Topology::default(),
         message_max: 1 << 32,
         shared_max: 0,
+        transport_inst: [3; 16],
     };
     let node = Node::new(config).unwrap();
     node.with_machine(|m| m.join(member(2)));

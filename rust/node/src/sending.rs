@@ -60,7 +60,7 @@ impl Node {
     ) -> Result<u64, CallFailed> {
         let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
         self.send_payload(pid, Header::call(id, CallMode::Fetch).in_lane(lane), payload)
-            .inspect_err(|_| self.abandon(id))?;
+            .inspect_err(|error| self.not_sent(id, error))?;
         Ok(id)
     }
 
@@ -80,9 +80,8 @@ impl Node {
     }
 
     fn send_payload(&self, pid: ProcId, header: Header, payload: Payload<'_>) -> Result<(), CallFailed> {
-        // Where the connection is gone, the loss of the process ends the call.
         let Some(link) = self.link_to(pid) else {
-            return Ok(());
+            return self.check_unreachable(pid);
         };
         let sent = self.send_shared(pid, &link, header, &payload).unwrap_or_else(|| {
             let hold = Node::holds_back(&link);
@@ -98,6 +97,24 @@ impl Node {
                 self.with_machine(|machine| machine.unshare_refs(pid, payload.refs));
                 Err(CallFailed::Signal)
             }
+        }
+    }
+
+    /// Where the connection is gone, the loss of the process ends the call; one that was never there cannot be lost.
+    fn check_unreachable(&self, pid: ProcId) -> Result<(), CallFailed> {
+        let dying = self.dying.lock().iter().any(|d| d.pid == pid);
+        let member = self.machine.lock().member(pid).is_some();
+        if member && !dying {
+            return Err(CallFailed::NotConnected(self.me(), pid));
+        }
+        Ok(())
+    }
+
+    /// Drops interest in an answer; one that cannot come is forgotten.
+    fn not_sent(&self, id: u64, error: &CallFailed) {
+        match error {
+            CallFailed::NotConnected(..) => self.with_machine(|machine| machine.forget_op(id)),
+            _ => self.abandon(id),
         }
     }
 

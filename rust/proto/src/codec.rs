@@ -442,7 +442,9 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
             pid: process(id)?,
             reason: body.text(),
         },
-        kind::READY => Message::Ready,
+        kind::READY => Message::Ready {
+            member: member(process(id)?, b, &body)?,
+        },
         kind::PING => Message::Ping { tick: id },
         kind::PONG => Message::Pong { tick: id },
         other => return Err(ProtocolError::UnknownKind(other)),
@@ -537,8 +539,15 @@ fn deltas(body: &Body) -> Result<Vec<RefDelta>, ProtocolError> {
         .collect())
 }
 
+fn processes(bytes: &[u8]) -> Result<Vec<ProcId>, ProtocolError> {
+    if !bytes.len().is_multiple_of(4) {
+        return Err(ProtocolError::Truncated("processes"));
+    }
+    Ok((0..bytes.len()).step_by(4).map(|at| u32_at(bytes, at)).collect())
+}
+
 fn member(pid: u32, ospid: u32, body: &Body) -> Result<Member, ProtocolError> {
-    let [address, inst, host] = body.segments.as_slice() else {
+    let [address, inst, host, connected, config] = body.segments.as_slice() else {
         return Err(ProtocolError::Truncated("member"));
     };
     let text = |segment: &Segment| {
@@ -553,5 +562,7 @@ fn member(pid: u32, ospid: u32, body: &Body) -> Result<Member, ProtocolError> {
             .try_into()
             .map_err(|_| ProtocolError::Truncated("instance tag"))?,
         host: text(host)?,
+        connected: processes(connected.as_slice())?,
+        config: config.as_slice().to_vec(),
     })
 }

@@ -365,7 +365,18 @@ pub fn encode(message: Message) -> Encoded {
             },
             Body::of_bytes(reason.into_bytes()),
         ),
-        Message::Ready => bare(kind::READY, 0),
+        Message::Ready { member } => (
+            Header {
+                kind: kind::READY,
+                id: u64::from(member.pid),
+                b: member.ospid,
+                ..Header::default()
+            },
+            Body {
+                refs: Vec::new(),
+                segments: encode_member(member),
+            },
+        ),
         Message::Ping { tick } => bare(kind::PING, tick),
         Message::Pong { tick } => bare(kind::PONG, tick),
     };
@@ -411,6 +422,14 @@ fn encode_member(member: Member) -> Vec<Segment> {
         Segment::Heap(member.address.into_bytes()),
         Segment::Heap(member.inst.to_vec()),
         Segment::Heap(member.host.into_bytes()),
+        Segment::Heap(
+            member
+                .connected
+                .iter()
+                .flat_map(|pid| pid.to_le_bytes())
+                .collect(),
+        ),
+        Segment::Heap(member.config),
     ]
 }
 

@@ -14,3 +14,4 @@ pub mod machine;
 pub mod message;
 pub mod record;
 pub mod schedule;
+pub mod topology;

@@ -12,6 +12,7 @@ use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
 use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 use crate::record::{Outcome, Record, State, Waiter, Want};
+use crate::topology::{Topology, Wiring};
 
 mod channels;
 mod counts;
@@ -51,7 +52,7 @@ pub enum Output<W> {
     /// The head asks this process to end.
     Exit,
     /// A worker answers calls.
-    WorkerReady(ProcId),
+    WorkerReady(Member),
     Joined(ProcId),
     Left(ProcId),
 }
@@ -123,7 +124,7 @@ pub enum Watch {
 /// The state of one process.
 pub struct Machine<W> {
     me: ProcId,
-    star: bool,
+    topology: Topology,
     next_id: u64,
     next_key: u64,
     members: BTreeMap<ProcId, Member>,
@@ -149,7 +150,7 @@ impl<W> Machine<W> {
     pub fn new(me: Member) -> Machine<W> {
         Machine {
             me: me.pid,
-            star: false,
+            topology: Topology::default(),
             next_id: 1,
             next_key: 1,
             members: BTreeMap::from([(me.pid, me)]),
@@ -170,9 +171,22 @@ impl<W> Machine<W> {
         self.me
     }
 
-    /// Workers are connected to process 1 alone.
-    pub fn set_star(&mut self) {
-        self.star = true;
+    /// Which workers are connected to each other.
+    pub fn set_topology(&mut self, topology: Topology) {
+        self.topology = topology;
+    }
+
+    pub fn topology(&self) -> Topology {
+        self.topology
+    }
+
+    /// Gives this process, which had none and has done nothing yet, its id.
+    pub fn assign(&mut self, pid: ProcId) {
+        if let Some(mut member) = self.members.remove(&self.me) {
+            member.pid = pid;
+            self.members.insert(pid, member);
+        }
+        self.me = pid;
     }
 
     /// Takes what is to be done, in order.
@@ -203,11 +217,15 @@ impl<W> Machine<W> {
 
     /// Fails unless `pid` is a process that can be called.
     pub fn check_pid(&self, pid: ProcId) -> Result<(), CallError> {
-        if self.star && self.me != HEAD && pid != HEAD && pid != self.me {
+        if self.topology.wiring == Wiring::MasterWorker && self.me != HEAD && pid != HEAD && pid != self.me {
             return Err(CallError::NotConnected(self.me, pid));
         }
         if self.members.contains_key(&pid) {
-            return Ok(());
+            return if self.is_connected_to(pid) {
+                Ok(())
+            } else {
+                Err(CallError::NotConnected(self.me, pid))
+            };
         }
         Err(match self.departed.get(&pid) {
             Some(reason) => CallError::Exited(pid, reason.clone()),
@@ -382,7 +400,10 @@ impl<W> Machine<W> {
             Message::Exit if from == HEAD => self.outputs.push(Output::Exit),
             Message::Join { member } if from == HEAD => self.join(member),
             Message::Leave { pid, reason } if from == HEAD => self.leave(pid, &reason),
-            Message::Ready => self.outputs.push(Output::WorkerReady(from)),
+            Message::Ready { member } => {
+                let member = Member { pid: from, ..member };
+                self.outputs.push(Output::WorkerReady(member));
+            }
             Message::Ping { tick } => self.send(from, Message::Pong { tick }),
             Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
             // Memory files are no matter of the machine, but of whoever maps them.

@@ -105,11 +105,15 @@ pub struct RefDelta {
 pub struct Member {
     pub pid: ProcId,
     pub ospid: u32,
-    /// Where it listens: `unix:PATH` or `tcp:HOST:PORT`; empty where nobody dials it.
+    /// Where it listens, one address a line: `unix:PATH` or `tcp:IP:PORT`; empty where nobody dials it.
     pub address: String,
     /// The tag of its listener, mixed into the handshake.
     pub inst: [u8; 16],
     pub host: String,
+    /// The workers that it is connected to where the topology is custom, of those that joined before it.
+    pub connected: Vec<ProcId>,
+    /// What its manager told of it, for who connects by a transport of the manager's own.
+    pub config: Vec<u8>,
 }
 
 /// A memory file that a process has received and does not map any more.
@@ -172,8 +176,10 @@ pub enum Message {
         pid: ProcId,
         reason: String,
     },
-    /// A worker tells that it answers calls from now on.
-    Ready,
+    /// A worker tells that it answers calls from now on, and where it listens.
+    Ready {
+        member: Member,
+    },
     Ping {
         tick: u64,
     },

@@ -181,13 +181,17 @@ fn message() -> impl Strategy<Value = Message> {
         ".{0,30}",
         any::<[u8; 16]>(),
         ".{0,30}",
+        vec(any::<u32>(), 0..9),
+        vec(any::<u8>(), 0..30),
     )
-        .prop_map(|(pid, ospid, address, inst, host)| Member {
+        .prop_map(|(pid, ospid, address, inst, host, connected, config)| Member {
             pid,
             ospid,
             address,
             inst,
             host,
+            connected,
+            config,
         });
     prop_oneof![
         3 => (any::<u64>(), mode, any::<u64>(), body())
@@ -204,9 +208,9 @@ fn message() -> impl Strategy<Value = Message> {
         1 => vec(delta, 0..50).prop_map(|deltas| Message::Refs { deltas }),
         1 => Just(()).prop_map(|()| Message::Interrupt),
         1 => Just(()).prop_map(|()| Message::Exit),
-        1 => member.prop_map(|member| Message::Join { member }),
+        1 => member.clone().prop_map(|member| Message::Join { member }),
         1 => (any::<u32>(), ".{0,30}").prop_map(|(pid, reason)| Message::Leave { pid, reason }),
-        1 => Just(()).prop_map(|()| Message::Ready),
+        1 => member.prop_map(|member| Message::Ready { member }),
         1 => any::<u64>().prop_map(|tick| Message::Ping { tick }),
         1 => any::<u64>().prop_map(|tick| Message::Pong { tick }),
     ]
@@ -509,8 +513,20 @@ fn truncated_frames_are_refused() {
         truncated("member"),
     );
     assert_refused(
-        &raw(9, Header { id: 1, ..call() }, &[b"unix:x", &[0; 15], b"host"]),
+        &raw(
+            9,
+            Header { id: 1, ..call() },
+            &[b"unix:x", &[0; 15], b"host", b"", b""],
+        ),
         truncated("instance tag"),
+    );
+    assert_refused(
+        &raw(
+            9,
+            Header { id: 1, ..call() },
+            &[b"unix:x", &[0; 16], b"host", &[0; 5], b""],
+        ),
+        truncated("processes"),
     );
 }
 
@@ -518,7 +534,10 @@ fn truncated_frames_are_refused() {
 #[test]
 fn text_that_is_not_utf8_is_refused() {
     let header = Header { id: 1, ..call() };
-    for member in [[&[0xff][..], &[0; 16], b"host"], [b"unix:x", &[0; 16], &[0xff]]] {
+    for member in [
+        [&[0xff][..], &[0; 16], b"host", b"", b""],
+        [b"unix:x", &[0; 16], &[0xff], b"", b""],
+    ] {
         assert_refused(&raw(9, header, &member), ProtocolError::NotText("member"));
     }
     let messages = decode(&raw(10, header, &[&[0xff]])).unwrap();

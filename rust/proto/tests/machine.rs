@@ -9,6 +9,7 @@ use pydist_proto::ids::{HEAD, ProcId, RefId, RemoteRef};
 use pydist_proto::machine::{CallError, Counts, EAGER_MAX, Machine, Output, Watch};
 use pydist_proto::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 use pydist_proto::record::{Outcome, Want};
+use pydist_proto::topology::{Topology, Wiring};
 
 type Node = Machine<&'static str>;
 
@@ -808,4 +809,62 @@ fn recalling_and_cancelling_are_told_to_who_runs_the_call() {
         .collect();
     assert_eq!(woken, [("recalled", Status::Cancelled)]);
     assert_eq!(machine.counts().calls_outstanding, 0);
+}
+
+#[test]
+fn a_custom_topology_connects_those_that_are_named() {
+    let custom = Topology {
+        wiring: Wiring::Custom,
+        eager: false,
+    };
+    let mut head: Node = Machine::new(member(HEAD));
+    let named = |pid, connected: &[ProcId]| Member {
+        connected: connected.to_vec(),
+        ..member(pid)
+    };
+    head.set_topology(custom);
+    head.join(named(12, &[]));
+    head.join(named(13, &[12]));
+    head.join(named(14, &[]));
+    let mut workers: Vec<_> = [12, 13, 14]
+        .map(|pid| {
+            let mut worker: Node = Machine::new(member(0));
+            worker.assign(pid);
+            worker.set_topology(custom);
+            worker
+        })
+        .into();
+    for output in head.take_outputs() {
+        if let Output::Send(to, message) = output {
+            workers[to as usize - 12].handle_message(HEAD, message);
+        }
+    }
+    for (from, connected) in [
+        (12, [true, true, false]),
+        (13, [true, true, false]),
+        (14, [false, false, true]),
+    ] {
+        let worker = &workers[from as usize - 12];
+        for (to, connected) in [12, 13, 14].into_iter().zip(connected) {
+            let wanted = if connected {
+                Ok(())
+            } else {
+                Err(CallError::NotConnected(from, to))
+            };
+            assert_eq!(worker.check_pid(to), wanted, "{from} to {to}");
+        }
+        assert_eq!(worker.check_pid(HEAD), Ok(()));
+        assert_eq!(head.check_pid(from), Ok(()));
+    }
+}
+
+#[test]
+fn a_topology_goes_through_its_byte() {
+    for wiring in [Wiring::AllToAll, Wiring::MasterWorker, Wiring::Custom] {
+        for eager in [false, true] {
+            let topology = Topology { wiring, eager };
+            assert_eq!(Topology::from_byte(topology.to_byte()), Some(topology));
+        }
+    }
+    assert_eq!(Topology::from_byte(3), None);
 }

@@ -67,7 +67,9 @@ fn what_a_removed_process_sent_comes_late_and_is_dropped() {
     for message in [
         result(id),
         Message::Done { id },
-        Message::Ready,
+        Message::Ready {
+            member: Member::default(),
+        },
         Message::Interrupt,
     ] {
         head.handle_message(3, message);

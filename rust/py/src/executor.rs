@@ -1,5 +1,6 @@
 //! The threads of Python that run calls.
 
+use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
 use pydist_node::inbox::{self, Item, Taken};
@@ -65,9 +66,10 @@ impl Executor {
     /// Waits for something to do.
     ///
     /// Returns (kind, whether another thread is to be started, what): "call" with (src, id, mode, data, buffers, hold),
-    /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "members", "exit",
-    /// "stop", and "signal" after a signal whose handler did not raise; "refused call" and "refused local" for those that are
-    /// not to run since no thread is left.
+    /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "members", "joined"
+    /// with (id, listener) of a worker, "connect" with (id, descriptor), "exit", "stop", and "signal" after a signal
+    /// whose handler did not raise; "refused call" and "refused local" for those that are not to run since no thread
+    /// is left.
     fn next(&self, py: Python<'_>, may_lead: bool) -> PyResult<(&'static str, bool, Py<PyAny>)> {
         let node = match node() {
             Ok(node) => node,
@@ -114,6 +116,16 @@ impl Executor {
             Item::Interrupt(which) => ("interrupt", lonely, which.into_pyobject(py)?.into_any().unbind()),
             Item::Members => ("members", lonely, none),
             Item::Note(text) => ("note", lonely, text.into_pyobject(py)?.into_any().unbind()),
+            Item::Joined(pid, listener) => (
+                "joined",
+                lonely,
+                (pid, listener).into_pyobject(py)?.into_any().unbind(),
+            ),
+            Item::Connect(pid, socket) => (
+                "connect",
+                lonely,
+                (pid, socket.into_raw_fd()).into_pyobject(py)?.into_any().unbind(),
+            ),
             Item::Exit => ("exit", lonely, none),
             Item::Stop => ("stop", lonely, none),
         })

@@ -31,9 +31,11 @@ mod _core {
     use super::executor::{Executor, forget_exception, interrupt_call, limit_threads};
     #[pymodule_export]
     use super::lifecycle::{
-        abandon, after_fork_in_child, announce_ready, ask_exit, check_pid, close, dial_head, die_with_parent,
-        expect_worker, forget_worker, interrupt, listen, me, members, park_other_threads, set_worker_ospid,
-        start, stats, wait_open, watch_members, worker_arrived,
+        abandon, after_fork_in_child, announce_ready, ask_exit, attach_incoming, attach_worker,
+        bind_listener, check_pid, close, close_listener, config_of, dial_head, die_with_parent, drop_worker,
+        expect_worker, forget_worker, interrupt, listen, me, members, next_id, open_listener, own_address_to,
+        park_other_threads, peer_of_socket, set_cookie, set_topology, set_worker_ospid, start, stats,
+        take_ids, use_transport, wait_open, watch_members, worker_arrived,
     };
     #[pymodule_export]
     use super::outcome::{Hold, Outcome};

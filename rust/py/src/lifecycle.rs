@@ -1,17 +1,19 @@
 //! The node of this process: its start, its members, its end, and what a fork does to it.
 
 use std::collections::BTreeMap;
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pydist_node::{Config, JoinError, Node, Topology};
+use pydist_node::{Config, JoinError, Node};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::message::Member;
+use pydist_proto::topology::{Topology, Wiring};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
 use crate::errors;
 
@@ -73,7 +75,7 @@ pub(crate) fn is_main_thread() -> bool {
 
 /// Starts the node of this process.
 #[pyfunction]
-#[pyo3(signature = (pid, *, ospid, cookie, cluster, inst, address, host, python, package, allow_python_mismatch, topology, message_max, shared_max))]
+#[pyo3(signature = (pid, *, ospid, cookie, cluster, inst, address, host, python, package, allow_python_mismatch, topology, lazy, message_max, shared_max, transport_inst))]
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn start(
     pid: u32,
@@ -87,8 +89,10 @@ pub(crate) fn start(
     package: String,
     allow_python_mismatch: bool,
     topology: &str,
+    lazy: bool,
     message_max: u64,
     shared_max: usize,
+    transport_inst: [u8; 16],
 ) -> PyResult<()> {
     if FORKED.load(Ordering::Relaxed) || NODE.get().is_some() {
         node()?;
@@ -97,18 +101,14 @@ pub(crate) fn start(
         ));
     }
     let cookie = Cookie::new(cookie).map_err(|error| PyValueError::new_err(error.to_string()))?;
-    let topology = match topology {
-        "lazy" => Topology::Lazy,
-        "eager" => Topology::Eager,
-        "star" => Topology::Star,
-        other => return Err(PyValueError::new_err(format!("unknown topology {other:?}"))),
-    };
+    let topology = topology_of(topology, lazy)?;
     let me = Member {
         pid,
         ospid,
         address,
         inst,
         host,
+        ..Member::default()
     };
     let versions = Versions { python, package };
     let config = Config {
@@ -120,10 +120,22 @@ pub(crate) fn start(
         topology,
         message_max,
         shared_max,
+        transport_inst,
     };
     let started = Node::start(config).map_err(|error| errors::node_error(&error))?;
     NODE.set(started)
         .map_err(|_| PyRuntimeError::new_err("pydist has been started in this process already"))
+}
+
+fn topology_of(name: &str, lazy: bool) -> PyResult<Topology> {
+    let wiring = match name {
+        "all_to_all" => Wiring::AllToAll,
+        "master_worker" => Wiring::MasterWorker,
+        "custom" => Wiring::Custom,
+        other => return Err(PyValueError::new_err(format!("unknown topology {other:?}"))),
+    };
+    let eager = !lazy;
+    Ok(Topology { wiring, eager })
 }
 
 /// Binds the listener, and returns the address that others dial.
@@ -132,6 +144,103 @@ pub(crate) fn listen(address: &str) -> PyResult<String> {
     node()?
         .listen(address)
         .map_err(|error| errors::node_error(&error))
+}
+
+/// Binds a listener; returns its address and its number.
+#[pyfunction]
+pub(crate) fn bind_listener(address: &str, inst: [u8; 16], admits: bool) -> PyResult<(String, u64)> {
+    node()?
+        .bind_listener(address, inst, admits)
+        .map_err(|error| errors::node_error(&error))
+}
+
+/// Accepts connections at a listener from now on.
+#[pyfunction]
+pub(crate) fn open_listener(number: u64) -> PyResult<()> {
+    node()?
+        .open_listener(number)
+        .map_err(|error| errors::node_error(&error))
+}
+
+/// Closes a listener.
+#[pyfunction]
+pub(crate) fn close_listener(number: u64) -> PyResult<()> {
+    node()?.close_listener(number);
+    Ok(())
+}
+
+/// Takes over the descriptor of a socket to a worker that has no id yet.
+#[pyfunction]
+pub(crate) fn attach_worker(fd: i32, pid: u32, inst: [u8; 16]) -> PyResult<()> {
+    node()?
+        .attach_worker(own(fd), pid, inst)
+        .map_err(|error| errors::node_error(&error))
+}
+
+/// Takes over the descriptor of a socket at whose other end another process dials this one.
+#[pyfunction]
+pub(crate) fn attach_incoming(fd: i32, inst: [u8; 16]) -> PyResult<()> {
+    node()?
+        .attach_incoming(own(fd), inst)
+        .map_err(|error| errors::node_error(&error))
+}
+
+fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the Python layer hands over a descriptor that it has detached from its object.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Takes ids that nobody else gets; returns the first.
+#[pyfunction]
+pub(crate) fn take_ids(count: u32) -> PyResult<u32> {
+    Ok(node()?.take_ids(count))
+}
+
+/// The id that is given next.
+#[pyfunction]
+pub(crate) fn next_id() -> PyResult<u32> {
+    Ok(node()?.next_id())
+}
+
+/// Sets which workers are connected to each other, for those that join from now on.
+#[pyfunction]
+pub(crate) fn set_topology(topology: &str, lazy: bool) -> PyResult<()> {
+    node()?.set_topology(topology_of(topology, lazy)?);
+    Ok(())
+}
+
+/// Changes the secret, for connections that are made from now on.
+#[pyfunction]
+pub(crate) fn set_cookie(cookie: &[u8]) -> PyResult<()> {
+    let cookie = Cookie::new(cookie).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    node()?.set_cookie(cookie);
+    Ok(())
+}
+
+/// Python connects to workers that have no address from now on.
+#[pyfunction]
+pub(crate) fn use_transport() -> PyResult<()> {
+    node()?.use_transport();
+    Ok(())
+}
+
+/// Ends the connection to a worker.
+#[pyfunction]
+pub(crate) fn drop_worker(pid: u32, reason: &str) -> PyResult<()> {
+    node()?.drop_worker(pid, reason);
+    Ok(())
+}
+
+/// The process at the other end of a socket that the core has taken over.
+#[pyfunction]
+pub(crate) fn peer_of_socket(fd: i32) -> PyResult<Option<u32>> {
+    Ok(node()?.peer_of_socket(fd))
+}
+
+/// The address, in the system's network, of this end of the connection to a process.
+#[pyfunction]
+pub(crate) fn own_address_to(pid: u32) -> PyResult<Option<String>> {
+    Ok(node()?.own_address_to(pid).map(|ip| ip.to_string()))
 }
 
 /// Dials process 1.
@@ -148,27 +257,26 @@ pub(crate) fn wait_open(py: Python<'_>, seconds: f64) -> PyResult<Option<String>
     Ok(detached(py, || node.wait_open(Duration::from_secs_f64(seconds))).err())
 }
 
-/// Tells process 1 that this worker answers calls.
+/// Tells process 1 that this worker answers calls, and where it listens.
 #[pyfunction]
-pub(crate) fn announce_ready() -> PyResult<()> {
-    node()?.announce_ready();
+pub(crate) fn announce_ready(address: String) -> PyResult<()> {
+    node()?.announce_ready(address);
     Ok(())
 }
 
-/// Announces a worker that is going to dial in.
+/// Announces a worker: the workers that it is connected to, and what its manager tells of it.
 #[pyfunction]
-pub(crate) fn expect_worker(pid: u32, address: String, inst: [u8; 16], host: String) -> PyResult<()> {
+pub(crate) fn expect_worker(pid: u32, connected: Vec<u32>, config: Vec<u8>) -> PyResult<()> {
     node()?.expect_worker(Member {
         pid,
-        ospid: 0,
-        address,
-        inst,
-        host,
+        connected,
+        config,
+        ..Member::default()
     });
     Ok(())
 }
 
-/// Tells the system's id of a worker that has been announced.
+/// Tells the system's id of a worker that is a child of this process.
 #[pyfunction]
 pub(crate) fn set_worker_ospid(pid: u32, ospid: u32) -> PyResult<()> {
     node()?.set_worker_ospid(pid, ospid);
@@ -198,6 +306,14 @@ pub(crate) fn worker_arrived(py: Python<'_>, pid: u32, seconds: f64) -> PyResult
 #[pyfunction]
 pub(crate) fn me() -> PyResult<u32> {
     Ok(node()?.me())
+}
+
+/// What the manager of a worker tells of it, pickled.
+#[pyfunction]
+pub(crate) fn config_of<'py>(py: Python<'py>, pid: u32) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    let members = node()?.members();
+    let member = members.into_iter().find(|m| m.pid == pid);
+    Ok(member.map(|m| PyBytes::new(py, &m.config)))
 }
 
 /// The members: id, the system's id and host of each.
@@ -299,7 +415,7 @@ pub(crate) fn after_fork_in_child() {
 pub(crate) fn die_with_parent(parent: i32, parent_ospid: i32) -> PyResult<()> {
     node()?.die_with_thread_of_parent();
     // SAFETY: the descriptor was duplicated for this and belongs to nobody else.
-    let pipe = unsafe { std::os::fd::OwnedFd::from_raw_fd(parent) };
+    let pipe = unsafe { OwnedFd::from_raw_fd(parent) };
     // SAFETY: takes nothing, touches no memory.
     if parent_ospid != 0 && unsafe { libc::getppid() } != parent_ospid {
         node()?.die();

@@ -157,7 +157,7 @@ impl Node {
                 .member(pid)
                 .is_some_and(|member| member.host == self.config.me.host)
         };
-        link.is_local && same_host(&self.machine.lock())
+        link.is_local() && same_host(&self.machine.lock())
     }
 
     /// Copies the long segments into a file; none where that is not worth it or not possible.

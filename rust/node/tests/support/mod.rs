@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use pydist_node::inbox::{Item, Taken};
 use pydist_node::waiter::{Cell, Wake};
-use pydist_node::{Config, Node, Payload, Topology};
+use pydist_node::{Config, Node, Payload};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::ProcId;
 use pydist_proto::message::{CallMode, Member, Status};
 use pydist_proto::record::Outcome;
+use pydist_proto::topology::Topology;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) static CLUSTERS: AtomicUsize = AtomicUsize::new(0);
@@ -42,6 +43,7 @@ fn node_with(pid: ProcId, address: String, cookie: &[u8], shared_max: usize) -> 
         address,
         inst: [pid as u8; 16],
         host: "here".to_owned(),
+        ..Member::default()
     };
     let versions = Versions {
         python: (3, 11, 0),
@@ -50,12 +52,13 @@ fn node_with(pid: ProcId, address: String, cookie: &[u8], shared_max: usize) -> 
     let config = Config {
         me,
         cookie: Cookie::new(cookie).unwrap(),
-        cluster: [7; 16],
+        cluster: if pid == 0 { [0; 16] } else { [7; 16] },
         versions,
         allow_python_mismatch: false,
-        topology: Topology::Lazy,
+        topology: Topology::default(),
         message_max: 1 << 32,
         shared_max,
+        transport_inst: [3; 16],
     };
     Node::start(config).unwrap()
 }
@@ -84,15 +87,12 @@ pub(crate) fn pair_in(folder: std::path::PathBuf, shared_max: usize) -> Pair {
     worker.listen(&address(&folder, 2)).unwrap();
     let member = Member {
         pid: 2,
-        ospid: 0,
-        address: address(&folder, 2),
-        inst: [2; 16],
-        host: "here".to_owned(),
+        ..Member::default()
     };
     head.expect_worker(member);
     worker.dial_head(&address(&folder, 1), [1; 16]).unwrap();
     worker.wait_open(PATIENCE).unwrap();
-    worker.announce_ready();
+    worker.announce_ready(address(&folder, 2));
     assert_eq!(head.worker_arrived(2, PATIENCE), Some(Ok(())));
     Pair { head, worker, folder }
 }

@@ -1,6 +1,6 @@
 //! The handshake as the end that accepted the connection sees it.
 
-use super::driver::{self, Context};
+use super::driver::{self, Context, Peer};
 use super::keys::{Keys, Role};
 use super::{Authenticated, HandshakeError, wire};
 
@@ -20,7 +20,7 @@ use super::{Authenticated, HandshakeError, wire};
 pub(super) enum State {
     AwaitHello,
     AwaitProof { keys: Keys, peer_id: u32 },
-    AwaitInfo { keys: Keys, peer_id: u32 },
+    AwaitInfo { keys: Keys, peer: Peer },
     Done(Authenticated),
 }
 
@@ -57,12 +57,14 @@ impl driver::State for State {
             State::AwaitHello => handle_hello(context, message, output),
             State::AwaitProof { keys, peer_id } => {
                 keys.check_initiator_proof(message)?;
+                let given = context.assign(peer_id)?;
                 output.extend_from_slice(&keys.acceptor_proof(message)?);
-                output.extend_from_slice(&context.info(&keys, Role::Acceptor)?);
-                Ok(State::AwaitInfo { keys, peer_id })
+                output.extend_from_slice(&context.info(&keys, Role::Acceptor, given.as_ref())?);
+                let peer = Peer { id: peer_id, given };
+                Ok(State::AwaitInfo { keys, peer })
             }
-            State::AwaitInfo { keys, peer_id } => context
-                .handle_info(&keys, Role::Initiator, peer_id, message)
+            State::AwaitInfo { keys, peer } => context
+                .handle_info(&keys, Role::Initiator, peer, message)
                 .map(State::Done),
             State::Done(authenticated) => Ok(State::Done(authenticated)),
         }
@@ -86,9 +88,13 @@ fn handle_hello(context: &Context, message: &[u8], output: &mut Vec<u8>) -> Resu
             return Err(error);
         }
     };
-    if hello.cluster != context.local.cluster {
+    // Only who has no id, and is about to be given one, need not know the cluster.
+    let unknown_there = hello.id == 0 && hello.cluster == [0; 16];
+    let unknown_here = context.local.id == 0 && context.local.cluster == [0; 16];
+    if hello.cluster != context.local.cluster && unknown_there == unknown_here {
         return Err(HandshakeError::WrongCluster);
     }
+    context.check_peer_id(hello.id)?;
     let challenge = wire::encode_challenge(&context.local, &context.secrets.nonce);
     let nonces = (&hello.nonce, &context.secrets.nonce);
     let keys = Keys::derive(&context.cookie, &context.secrets, message, &challenge, nonces)?;

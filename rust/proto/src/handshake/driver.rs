@@ -3,7 +3,7 @@
 use std::{fmt, mem};
 
 use super::keys::{Keys, Role};
-use super::{Authenticated, Cookie, HandshakeError, Local, Secrets, wire};
+use super::{Assignment, Authenticated, Cookie, HandshakeError, Local, Secrets, wire};
 
 /// What a state may look at while it handles a message.
 pub(super) struct Context {
@@ -13,9 +13,32 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// Refuses a peer that has no id where this end gives none.
+    pub(super) fn check_peer_id(&self, peer_id: u32) -> Result<(), HandshakeError> {
+        if peer_id == 0 && self.local.assigner.is_none() {
+            Err(HandshakeError::NoAssignment)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Gives an id to a peer that has proved itself and has none.
+    pub(super) fn assign(&self, peer_id: u32) -> Result<Option<Assignment>, HandshakeError> {
+        match (&self.local.assigner, peer_id) {
+            (Some(assigner), 0) => Ok(Some(assigner.assign())),
+            (None, 0) => Err(HandshakeError::NoAssignment),
+            _ => Ok(None),
+        }
+    }
+
     /// Encodes the INFO of this end.
-    pub(super) fn info(&self, keys: &Keys, role: Role) -> Result<Vec<u8>, HandshakeError> {
-        let mut message = wire::encode_info(&self.local.versions);
+    pub(super) fn info(
+        &self,
+        keys: &Keys,
+        role: Role,
+        assignment: Option<&Assignment>,
+    ) -> Result<Vec<u8>, HandshakeError> {
+        let mut message = wire::encode_info(&self.local.versions, assignment);
         let tag = keys.info_tag(role, &message)?;
         message.extend_from_slice(&tag);
         Ok(message)
@@ -26,12 +49,14 @@ impl Context {
         &self,
         keys: &Keys,
         peer_role: Role,
-        peer_id: u32,
+        peer: Peer,
         message: &[u8],
     ) -> Result<Authenticated, HandshakeError> {
         let (signed, tag) = wire::split_info(message)?;
         keys.check_info_tag(peer_role, signed, tag)?;
-        let peer_versions = wire::decode_info(signed)?;
+        let info = wire::decode_info(signed)?;
+        let peer_versions = info.versions;
+        let peer_id = peer.given.map_or(peer.id, |given| given.id);
         let ours = &self.local.versions;
         let same = (ours.python.0, ours.python.1) == (peer_versions.python.0, peer_versions.python.1);
         if !same && !self.local.allow_python_mismatch {
@@ -44,12 +69,35 @@ impl Context {
                 peer_package: peer_versions.package,
             });
         }
+        if ours.package != peer_versions.package && !self.local.allow_python_mismatch {
+            return Err(HandshakeError::PackageMismatch {
+                our_id: self.local.id,
+                our_package: ours.package.clone(),
+                peer_id,
+                peer_package: peer_versions.package,
+            });
+        }
+        // An id is given exactly to the end that has none.
+        if info.assignment.is_some() != (self.local.id == 0) {
+            return Err(HandshakeError::Malformed("assignment in INFO"));
+        }
         Ok(Authenticated {
             peer_id,
             session: keys.session(),
             peer_versions,
+            assigned: info.assignment,
+            assigned_peer: peer.given.is_some(),
         })
     }
+}
+
+/// What an end knows of its peer before the peer's INFO has come.
+#[derive(Clone, Copy)]
+pub(super) struct Peer {
+    /// The id that it claims.
+    pub(super) id: u32,
+    /// What this end has given it.
+    pub(super) given: Option<Assignment>,
 }
 
 /// One state of a role.

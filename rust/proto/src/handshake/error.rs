@@ -45,6 +45,24 @@ pub enum HandshakeError {
         /// The pydist version of the peer.
         peer_package: String,
     },
+    /// The ends run different versions of pydist.
+    #[error(
+        "pydist version mismatch: worker {our_id} (this process) has pydist {our_package}, \
+         worker {peer_id} (the peer) has pydist {peer_package}; install the same version on both"
+    )]
+    PackageMismatch {
+        /// The worker id of this end.
+        our_id: u32,
+        /// The pydist version of this end.
+        our_package: String,
+        /// The worker id of the peer.
+        peer_id: u32,
+        /// The pydist version of the peer.
+        peer_package: String,
+    },
+    /// One end has no id, and the other gives none.
+    #[error("a process without an id came where ids are not given")]
+    NoAssignment,
     /// The peer did not prove that it knows the cookie on this very connection.
     #[error(
         "authentication failed: the peer does not know the cookie, or is not the process that it should be"
@@ -69,7 +87,9 @@ impl HandshakeError {
     pub(super) fn keeps_output(&self) -> bool {
         matches!(
             self,
-            HandshakeError::ProtocolMismatch { .. } | HandshakeError::PythonMismatch { .. }
+            HandshakeError::ProtocolMismatch { .. }
+                | HandshakeError::PythonMismatch { .. }
+                | HandshakeError::PackageMismatch { .. }
         )
     }
 }

@@ -1,6 +1,6 @@
 //! The handshake as the end that made the connection sees it.
 
-use super::driver::{self, Context};
+use super::driver::{self, Context, Peer};
 use super::keys::{Keys, Role};
 use super::{Authenticated, HandshakeError, wire};
 
@@ -27,7 +27,7 @@ pub(super) enum State {
     },
     AwaitInfo {
         keys: Keys,
-        peer_id: u32,
+        peer: Peer,
     },
     Done(Authenticated),
 }
@@ -66,6 +66,7 @@ impl driver::State for State {
         match self {
             State::AwaitAnswer { hello } => {
                 let challenge = wire::decode_answer(message)?;
+                context.check_peer_id(challenge.id)?;
                 let nonces = (&context.secrets.nonce, &challenge.nonce);
                 let keys = Keys::derive(&context.cookie, &context.secrets, &hello, message, nonces)?;
                 let our_proof = keys.initiator_proof()?;
@@ -82,11 +83,13 @@ impl driver::State for State {
                 our_proof,
             } => {
                 keys.check_acceptor_proof(&our_proof, message)?;
-                output.extend_from_slice(&context.info(&keys, Role::Initiator)?);
-                Ok(State::AwaitInfo { keys, peer_id })
+                let given = context.assign(peer_id)?;
+                output.extend_from_slice(&context.info(&keys, Role::Initiator, given.as_ref())?);
+                let peer = Peer { id: peer_id, given };
+                Ok(State::AwaitInfo { keys, peer })
             }
-            State::AwaitInfo { keys, peer_id } => context
-                .handle_info(&keys, Role::Acceptor, peer_id, message)
+            State::AwaitInfo { keys, peer } => context
+                .handle_info(&keys, Role::Acceptor, peer, message)
                 .map(State::Done),
             State::Done(authenticated) => Ok(State::Done(authenticated)),
         }

@@ -27,6 +27,7 @@ mod keys;
 mod wire;
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use cookie::Cookie;
 pub use error::HandshakeError;
@@ -59,16 +60,50 @@ pub struct Versions {
     pub package: String,
 }
 
+/// What the head gives a process that knows the cookie alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The worker id, which is not 0.
+    pub id: u32,
+    /// The topology of the cluster, as one byte that the handshake does not look into.
+    pub topology: u8,
+    /// The id of the cluster, which is not all zeros.
+    pub cluster: [u8; 16],
+}
+
+/// Makes the assignment of a peer, called once the peer has proved that it knows the cookie.
+#[derive(Clone)]
+pub struct Assigner(Arc<dyn Fn() -> Assignment + Send + Sync>);
+
+impl Assigner {
+    /// Wraps what makes an assignment.
+    pub fn new(make: impl Fn() -> Assignment + Send + Sync + 'static) -> Assigner {
+        Assigner(Arc::new(make))
+    }
+
+    fn assign(&self) -> Assignment {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Assigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Assigner(..)")
+    }
+}
+
 /// What one end says about itself, and how strict it is.
 #[derive(Clone, Debug)]
 pub struct Local {
-    /// The worker id that this end claims.
+    /// The worker id that this end claims; 0 where it is to be given one.
     pub id: u32,
-    /// The public random id of the cluster; an acceptor refuses a HELLO of another one.
+    /// The public random id of the cluster, zeros where it is not known; an acceptor refuses a HELLO of another one.
     pub cluster: [u8; 16],
+    /// Gives ids to peers that have none; without it they are refused.
+    pub assigner: Option<Assigner>,
     /// The versions that this end reports.
     pub versions: Versions,
-    /// Whether a peer with another CPython X.Y is accepted.
+    /// Whether a peer with another CPython X.Y, or another pydist, is accepted.
     pub allow_python_mismatch: bool,
 }
 
@@ -181,10 +216,22 @@ pub struct Authenticated {
     peer_id: u32,
     session: [u8; 32],
     peer_versions: Versions,
+    assigned: Option<Assignment>,
+    assigned_peer: bool,
 }
 
 impl Authenticated {
-    /// The worker id that the peer claims.
+    /// What the peer has given this end, which had no id.
+    pub fn assigned(&self) -> Option<&Assignment> {
+        self.assigned.as_ref()
+    }
+
+    /// Whether this end has given the peer its id.
+    pub fn assigned_peer(&self) -> bool {
+        self.assigned_peer
+    }
+
+    /// The worker id that the peer claims, or that this end has given it.
     pub fn peer_id(&self) -> u32 {
         self.peer_id
     }
@@ -210,6 +257,8 @@ impl Authenticated {
             peer_id,
             session: [0; 32],
             peer_versions,
+            assigned: None,
+            assigned_peer: false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The byte layout of the handshake's messages; `docs/wire-handshake.md` is normative.
 
-use super::{HandshakeError, INFO_LIMIT, Local, PROTOCOL_MAX, PROTOCOL_MIN, Versions};
+use super::{Assignment, HandshakeError, INFO_LIMIT, Local, PROTOCOL_MAX, PROTOCOL_MIN, Versions};
 
 /// The bytes that begin HELLO and its answers; no text protocol and no TLS record begins with the first.
 pub(super) const MAGIC: [u8; 7] = *b"\x89PYDIST";
@@ -20,6 +20,8 @@ const INFO_HEADER_LEN: usize = 2;
 const INFO_TAG_LEN: usize = 32;
 const TAG_PYTHON: u8 = 0x01;
 const TAG_PACKAGE: u8 = 0x02;
+const TAG_ASSIGNMENT: u8 = 0x03;
+const ASSIGNMENT_LEN: usize = 21;
 /// Fields whose type has this bit are skipped by a reader that does not know them.
 const TAG_OPTIONAL: u8 = 0x80;
 const PACKAGE_LIMIT: usize = 64;
@@ -238,8 +240,15 @@ fn is_printable(c: char) -> bool {
     matches!(c, ' '..='~')
 }
 
+/// What an INFO says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Info {
+    pub(super) versions: Versions,
+    pub(super) assignment: Option<Assignment>,
+}
+
 /// Encodes INFO up to its tag; `versions.package` went through [`printable_package`].
-pub(super) fn encode_info(versions: &Versions) -> Vec<u8> {
+pub(super) fn encode_info(versions: &Versions, assignment: Option<&Assignment>) -> Vec<u8> {
     let (major, minor, micro) = versions.python;
     let package = versions.package.as_bytes();
     let package = package.get(..PACKAGE_LIMIT).unwrap_or(package);
@@ -253,6 +262,12 @@ pub(super) fn encode_info(versions: &Versions) -> Vec<u8> {
         package.len() as u8,
     ];
     fields.extend_from_slice(package);
+    if let Some(assignment) = assignment {
+        fields.extend_from_slice(&[TAG_ASSIGNMENT, ASSIGNMENT_LEN as u8]);
+        fields.extend_from_slice(&assignment.id.to_le_bytes());
+        fields.push(assignment.topology);
+        fields.extend_from_slice(&assignment.cluster);
+    }
     let mut message = Vec::with_capacity(INFO_HEADER_LEN + fields.len() + INFO_TAG_LEN);
     message.extend_from_slice(&(fields.len() as u16).to_le_bytes());
     message.extend_from_slice(&fields);
@@ -267,18 +282,19 @@ pub(super) fn split_info(message: &[u8]) -> Result<(&[u8], &[u8; INFO_TAG_LEN]),
 }
 
 /// Decodes an INFO without its tag.
-pub(super) fn decode_info(signed: &[u8]) -> Result<Versions, HandshakeError> {
+pub(super) fn decode_info(signed: &[u8]) -> Result<Info, HandshakeError> {
     let mut reader = Reader(signed);
     if usize::from(reader.u16()?) != reader.0.len() {
         return Err(HandshakeError::Malformed("wrong length of INFO"));
     }
-    let (mut python, mut package) = (None, None);
+    let (mut python, mut package, mut assignment) = (None, None, None);
     while !reader.0.is_empty() {
         let [tag, len] = reader.array()?;
         let value = reader.slice(usize::from(len))?;
         let repeated = match tag {
             TAG_PYTHON => python.replace(decode_python(value)?).is_some(),
             TAG_PACKAGE => package.replace(decode_package(value)?).is_some(),
+            TAG_ASSIGNMENT => assignment.replace(decode_assignment(value)?).is_some(),
             _ if tag & TAG_OPTIONAL != 0 => false,
             _ => return Err(HandshakeError::Malformed("unknown mandatory field in INFO")),
         };
@@ -287,7 +303,10 @@ pub(super) fn decode_info(signed: &[u8]) -> Result<Versions, HandshakeError> {
         }
     }
     match (python, package) {
-        (Some(python), Some(package)) => Ok(Versions { python, package }),
+        (Some(python), Some(package)) => Ok(Info {
+            versions: Versions { python, package },
+            assignment,
+        }),
         _ => Err(HandshakeError::Malformed("missing field in INFO")),
     }
 }
@@ -297,6 +316,25 @@ fn decode_python(value: &[u8]) -> Result<(u8, u8, u8), HandshakeError> {
         [major, minor, micro] => Ok((major, minor, micro)),
         _ => Err(HandshakeError::Malformed("Python version in INFO")),
     }
+}
+
+/// Decodes what the head gives a process that has no id.
+fn decode_assignment(value: &[u8]) -> Result<Assignment, HandshakeError> {
+    if value.len() != ASSIGNMENT_LEN {
+        return Err(HandshakeError::Malformed("assignment in INFO"));
+    }
+    let mut reader = Reader(value);
+    let id = reader.u32()?;
+    let [topology] = reader.array()?;
+    let cluster = reader.array()?;
+    if id == 0 || cluster == [0; 16] {
+        return Err(HandshakeError::Malformed("assignment in INFO"));
+    }
+    Ok(Assignment {
+        id,
+        topology,
+        cluster,
+    })
 }
 
 /// Decodes a package version, which may end up in a log: nothing that a terminal interprets gets through.
@@ -324,23 +362,30 @@ mod tests {
         }
     }
 
+    fn plain() -> Info {
+        Info {
+            versions: versions(),
+            assignment: None,
+        }
+    }
+
     const FIELDS: &[u8] = b"\x01\x03\x03\x0c\x04\x02\x031.2";
 
     #[test]
     fn info_round_trips_in_any_order() {
-        assert_eq!(encode_info(&versions()), info(FIELDS));
-        assert_eq!(decode_info(&info(FIELDS)), Ok(versions()));
+        assert_eq!(encode_info(&versions(), None), info(FIELDS));
+        assert_eq!(decode_info(&info(FIELDS)), Ok(plain()));
         assert_eq!(
             decode_info(&info(b"\x02\x031.2\x01\x03\x03\x0c\x04")),
-            Ok(versions())
+            Ok(plain())
         );
     }
 
     #[test]
     fn info_skips_unknown_optional_fields_and_refuses_unknown_mandatory_ones() {
         let with = |extra: &[u8]| decode_info(&info(&[extra, FIELDS].concat()));
-        assert_eq!(with(b"\x80\x00"), Ok(versions()));
-        assert_eq!(with(b"\xff\x02\x00\x01"), Ok(versions()));
+        assert_eq!(with(b"\x80\x00"), Ok(plain()));
+        assert_eq!(with(b"\xff\x02\x00\x01"), Ok(plain()));
         assert_eq!(
             with(b"\x00\x00"),
             Err(HandshakeError::Malformed("unknown mandatory field in INFO"))
@@ -348,6 +393,31 @@ mod tests {
         assert_eq!(
             with(b"\x7f\x01\x00"),
             Err(HandshakeError::Malformed("unknown mandatory field in INFO"))
+        );
+    }
+
+    #[test]
+    fn info_carries_an_assignment() {
+        let assignment = Assignment {
+            id: 7,
+            topology: 3,
+            cluster: [9; 16],
+        };
+        let field = [b"\x03\x15\x07\0\0\0\x03".as_slice(), &[9; 16]].concat();
+        let whole = info(&[FIELDS, &field].concat());
+        assert_eq!(encode_info(&versions(), Some(&assignment)), whole);
+        let read = decode_info(&whole).map(|info| info.assignment);
+        assert_eq!(read, Ok(Some(assignment)));
+        let broken = Err(HandshakeError::Malformed("assignment in INFO"));
+        let none = [b"\x03\x15\0\0\0\0\x03".as_slice(), &[9; 16]].concat();
+        let nowhere = [b"\x03\x15\x07\0\0\0\x03".as_slice(), &[0; 16]].concat();
+        for field in [&none[..], &nowhere, b"\x03\x04\x07\0\0\0"] {
+            assert_eq!(decode_info(&info(&[FIELDS, field].concat())), broken);
+        }
+        let twice = info(&[FIELDS, &field, &field].concat());
+        assert_eq!(
+            decode_info(&twice),
+            Err(HandshakeError::Malformed("repeated field in INFO"))
         );
     }
 

@@ -4,6 +4,7 @@ use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId};
 use crate::message::{Member, Message, RefOp};
 use crate::record::{Outcome, State, Waiter};
+use crate::topology::Wiring;
 
 use super::{Expect, Machine, Output};
 
@@ -20,7 +21,13 @@ impl<W> Machine<W> {
     /// Takes up a new member; the head tells everybody, and tells the new one of everybody.
     pub fn join(&mut self, member: Member) {
         let pid = member.pid;
-        if pid == self.me || self.departed.contains_key(&pid) {
+        if pid == self.me
+            && let Some(own) = self.members.get_mut(&pid)
+        {
+            own.connected = member.connected;
+            return;
+        }
+        if self.departed.contains_key(&pid) {
             return;
         }
         if self.me == HEAD {
@@ -41,8 +48,29 @@ impl<W> Machine<W> {
                 }
             }
         }
+        if self.me == HEAD && !member.connected.is_empty() {
+            let member = member.clone();
+            self.outputs.push(Output::Send(pid, Message::Join { member }));
+        }
         self.members.insert(pid, member);
         self.outputs.push(Output::Joined(pid));
+    }
+
+    /// Whether the topology connects this process to another member.
+    pub fn is_connected_to(&self, pid: ProcId) -> bool {
+        let names = |a, b| {
+            self.members
+                .get(&a)
+                .is_some_and(|m: &Member| m.connected.contains(&b))
+        };
+        pid == self.me
+            || pid == HEAD
+            || self.me == HEAD
+            || match self.topology.wiring {
+                Wiring::AllToAll => true,
+                Wiring::MasterWorker => false,
+                Wiring::Custom => names(self.me, pid) || names(pid, self.me),
+            }
     }
 
     /// A peer has proved itself before the head told of it; false where it has left the cluster.

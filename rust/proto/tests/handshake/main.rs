@@ -3,6 +3,7 @@
 // The helpers of a test unwrap as tests do; clippy exempts only functions marked as tests.
 #![allow(clippy::unwrap_used)]
 
+mod assignment;
 mod attacks;
 mod joined;
 mod limits;
@@ -10,8 +11,8 @@ mod random;
 mod versions;
 
 use pydist_proto::handshake::{
-    Acceptor, Authenticated, Cookie, Handshake, HandshakeError, Initiator, Local, PRE_AUTH_LIMIT, Secrets,
-    Versions,
+    Acceptor, Assigner, Assignment, Authenticated, Cookie, Handshake, HandshakeError, Initiator, Local,
+    PRE_AUTH_LIMIT, Secrets, Versions,
 };
 
 const HELLO_LEN: usize = 68;
@@ -34,6 +35,7 @@ fn local(id: u32) -> Local {
     Local {
         id,
         cluster: [7; 16],
+        assigner: None,
         versions,
         allow_python_mismatch: false,
     }

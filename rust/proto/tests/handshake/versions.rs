@@ -155,8 +155,8 @@ fn s7_a_python_mismatch_can_be_allowed() {
 }
 
 #[test]
-fn another_micro_version_or_package_is_no_mismatch() {
-    let i = Initiator::new(with_python(1, (3, 12, 0), "0.1.0"), &cookie(), secrets(0x11));
+fn another_micro_version_is_no_mismatch() {
+    let i = Initiator::new(with_python(1, (3, 12, 0), ""), &cookie(), secrets(0x11));
     let a = Acceptor::new(with_python(2, (3, 12, 255), ""), &cookie(), secrets(0x22));
     let (i, a) = join(i.into(), a.into());
     let (i, _) = finish(i, a);
@@ -169,6 +169,24 @@ fn another_micro_version_or_package_is_no_mismatch() {
     );
 }
 
+/// S7: another pydist is refused, and each text names both ends and both versions.
+#[test]
+fn s7_another_package_is_named_at_both_ends() {
+    let i = Initiator::new(with_python(1, (3, 12, 4), "0.1.0"), &cookie(), secrets(0x11));
+    let a = Acceptor::new(with_python(2, (3, 12, 4), "0.2.0"), &cookie(), secrets(0x22));
+    let (i, a) = join(i.into(), a.into());
+    assert_eq!(
+        i.error.unwrap().to_string(),
+        "pydist version mismatch: worker 1 (this process) has pydist 0.1.0, \
+         worker 2 (the peer) has pydist 0.2.0; install the same version on both"
+    );
+    assert_eq!(
+        a.error.unwrap().to_string(),
+        "pydist version mismatch: worker 2 (this process) has pydist 0.2.0, \
+         worker 1 (the peer) has pydist 0.1.0; install the same version on both"
+    );
+}
+
 #[test]
 fn a_long_package_version_is_cut_not_refused() {
     let i = Initiator::new(
@@ -176,6 +194,11 @@ fn a_long_package_version_is_cut_not_refused() {
         &cookie(),
         secrets(0x11),
     );
-    let (i, a) = join(i.into(), acceptor());
+    let a = Acceptor::new(
+        with_python(2, (3, 12, 0), &"x".repeat(64)),
+        &cookie(),
+        secrets(0x22),
+    );
+    let (i, a) = join(i.into(), a.into());
     assert_eq!(finish(i, a).1.peer_versions().package, "x".repeat(64));
 }

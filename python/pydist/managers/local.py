@@ -1,0 +1,189 @@
+"""Workers on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any, ClassVar
+
+from .. import _core, _output, _session
+from .._errors import LaunchWorkerError
+from .base import ClusterManager, Launched, WorkerConfig
+
+BLAS_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+_BOOTSTRAP = (
+    "import os,sys\n"
+    "sys.path[:]=[p for p in sys.path if p]\n"
+    "b=b''\n"
+    "while b.count(b'\\n')<2:\n"
+    " c=os.read(0,65536)\n"
+    " if not c: os._exit(1)\n"
+    " b+=c\n"
+    "cookie,config=b.split(b'\\n')[:2]\n"
+    "import json\n"
+    "config=json.loads(config)\n"
+    "sys.path[:]=config['sys_path'] or [p for p in sys.path if p]+config['more_path']\n"
+    "from pydist._worker import main\n"
+    "main(cookie,config)\n"
+)
+
+
+class LocalManager(ClusterManager):
+    """Starts workers on this machine; `addprocs(n)` uses it.
+
+    Parameters:
+        n: how many; None for the number of CPUs that this process may use.
+
+    Raises:
+        ValueError: a negative number.
+
+    Distributed.jl: `LocalManager`.
+
+    >>> import pydist as d
+    >>> pids = d.addprocs(d.LocalManager(1))
+    >>> d.remotecall_fetch(abs, pids[0], -3)
+    3
+    >>> d.rmprocs(pids)
+    """
+
+    _trusted: ClassVar[bool] = True
+    _shares_config: ClassVar[bool] = False
+
+    def __init__(self, n: int | None = None) -> None:
+        self.count = len(os.sched_getaffinity(0)) if n is None else n
+        if self.count < 0:
+            raise ValueError(f"the number of workers must not be negative: {n}")
+        self._params: dict[str, Any] = {}
+
+    def launch(self, params: dict[str, Any], launched: Launched) -> None:
+        """Starts the processes; each is told what it needs to know once it has its id."""
+        if params["dir"] is not None and not os.path.isdir(params["dir"]):
+            raise ValueError(f"dir: there is no folder {params['dir']!r}")
+        self._params = params
+        environment = self._environment(params)
+        for _ in range(self.count):
+            try:
+                process = _output.launcher().run(lambda: _start(params, environment))
+            except OSError as error:
+                host = _session.host()
+                launched.failed(LaunchWorkerError(f"a worker could not be started: {error}", host=host))
+                continue
+            launched(WorkerConfig(process=process, host=_session.host(), ospid=process.pid))
+
+    @staticmethod
+    def _environment(params: dict[str, Any]) -> dict[str, str]:
+        env = dict(os.environ)
+        if not params["enable_threaded_blas"]:
+            for name in BLAS_VARIABLES:
+                env.setdefault(name, "1")
+        env.update(params["env"])
+        return env
+
+    def connect(self, pid: int, config: WorkerConfig) -> None:
+        """Tells the worker through its standard input what it needs to know; it dials process 1 then."""
+        process: subprocess.Popen[bytes] = config.process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        _core.set_worker_ospid(pid, process.pid)
+        for pipe, target in ((process.stdout, _output.stdout), (process.stderr, _output.stderr)):
+            fd = os.dup(pipe.fileno())
+            pipe.close()
+            _output.follow(pid, fd, target)
+        try:
+            os.write(process.stdin.fileno(), self._first_lines(pid))
+        except BrokenPipeError:
+            # The process has ended already; who waits for it sees that.
+            return
+
+    def _first_lines(self, pid: int) -> bytes:
+        session = _session.session
+        assert session is not None
+        params = self._params
+        own = params["exename"] in (None, sys.executable)
+        prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+        here = _import_path()
+        asked = [p for p in params["env"].get("PYTHONPATH", "").split(os.pathsep) if p]
+        config = {
+            "pid": pid,
+            "host": session.host,
+            "cluster": session.cluster.hex(),
+            "head": session.address,
+            "head_inst": session.inst.hex(),
+            "address": _address(pid),
+            "inst": os.urandom(16).hex(),
+            "parent": os.getpid(),
+            "sys_path": asked + here if own else [],
+            "more_path": [] if own else [p for p in here if not p.startswith(prefixes)],
+            "timeout": params["timeout"],
+            "topology": params["topology"],
+            "lazy": params["lazy"],
+        }
+        return session.cookie_text().encode() + b"\n" + json.dumps(config).encode() + b"\n"
+
+    def manage(self, pid: int, config: WorkerConfig, op: str) -> None:
+        """Lets go of what is kept for a worker once it has left."""
+        if op != "finalize":
+            return
+        if config.process.stdin is not None:
+            try:
+                config.process.stdin.close()
+            except OSError:
+                pass
+        try:
+            os.unlink(_address(pid).removeprefix("unix:"))
+        except OSError:
+            pass
+
+    def terminate(self, pid: int, config: WorkerConfig) -> None:
+        """Sends SIGTERM."""
+        config.process.send_signal(signal.SIGTERM)
+
+    def kill(self, pid: int, config: WorkerConfig) -> None:
+        """Ends the process now and reaps it."""
+        config.process.send_signal(signal.SIGKILL)
+        try:
+            config.process.wait(5)
+        except subprocess.TimeoutExpired:
+            return
+
+    def has_ended(self, pid: int, config: WorkerConfig) -> bool:
+        """Whether the process has ended; it is reaped then."""
+        return config.process.poll() is not None
+
+
+def _start(params: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [params["exename"] or sys.executable, *params["exeflags"], "-c", _BOOTSTRAP],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=params["dir"],
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _address(pid: int) -> str:
+    assert _session.session is not None
+    return f"unix:{os.path.join(_session.session.folder, str(pid))}"
+
+
+def _import_path() -> list[str]:
+    """`sys.path` of this process, without the working directory where that is gone."""
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        folder = ""
+    return [path for path in (str(p) or folder for p in sys.path) if path]
