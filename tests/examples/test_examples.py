@@ -143,3 +143,18 @@ def test_example_explains_itself(name):
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert f"python examples/{name}.py" in done.stdout
+
+
+def test_custom_manager_has_workers_call_each_other():
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "custom_manager.py")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "".join(
+        f"{pid} squared is {pid**2}, says worker {other} to worker {pid}\n"
+        for pid, other in [(2, 3), (3, 4), (4, 2)]
+    )

@@ -1,0 +1,239 @@
+"""Workers that join and leave as they like."""
+
+import os
+import random
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+
+import pydist as d
+from pydist import _everywhere
+from support import Script, wait_until
+from support_managers import ask
+
+
+@pytest.fixture
+def elastic():
+    with d.ElasticManager() as manager:
+        assert d.addprocs(manager) == []
+        yield manager
+
+
+@pytest.fixture
+def start(elastic):
+    """Give a function that starts a worker; those that are left are ended."""
+    processes = []
+
+    def run(*words, command=None, **options):
+        made = subprocess.Popen(
+            [*shlex.split(command or elastic.command()), *words], stderr=subprocess.PIPE, **options
+        )
+        processes.append(made)
+        return made
+
+    yield run
+    d.rmprocs([pid for pid in d.procs() if pid != 1])
+    for process in processes:
+        process.kill()
+        process.wait(10)
+        process.stderr.close()
+
+
+def joined(n):
+    return wait_until(lambda: (now := [p for p in d.procs() if p != 1]) and len(now) == n and now, 30)
+
+
+def test_workers_join_at_any_time_and_leave_at_any_time(start):
+    pool = d.default_worker_pool()
+    first = start()
+    (one,) = joined(1)
+    assert d.remotecall_fetch(d.myid, one) == one
+    start()
+    one, two = joined(2)
+    assert ask(one, two) == two
+    assert ask(two, one) == one
+    wait_until(lambda: pool.workers() == [one, two])
+    assert d.pmap(abs, range(-50, 0)) == list(range(50, 0, -1))
+    future = d.remotecall(time.sleep, one, 60)
+    first.kill()
+    with pytest.raises(d.ProcessExitedException):
+        future.fetch(timeout=20)
+    assert d.workers() == [two]
+    wait_until(lambda: pool.workers() == [two])
+
+
+def test_the_shell_line_starts_a_worker(elastic):
+    line = elastic.command()
+    assert re.match(r"127\.0\.0\.1:\d+\Z", elastic.address)
+    assert d.cluster_cookie().hex() not in line
+    process = subprocess.Popen(line, shell=True)
+    (pid,) = joined(1)
+    assert d.remotecall_fetch(os.environ.get, pid, "PYDIST_COOKIE") is None
+    path = d.remotecall_fetch(lambda: __import__("psutil").Process().cmdline()[-1], pid)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    d.rmprocs(pid)
+    assert process.wait(10) == 0
+
+
+def command(elastic):
+    return shlex.join([sys.executable, "-m", "pydist", "worker", "--connect", elastic.address])
+
+
+def test_the_cookie_from_the_environment_is_removed_from_it(elastic, start):
+    env = {**os.environ, "PYDIST_COOKIE": d.cluster_cookie().hex()}
+    start(command=command(elastic), env=env)
+    (pid,) = joined(1)
+    assert d.remotecall_fetch(os.environ.get, pid, "PYDIST_COOKIE") is None
+
+
+def test_the_cookie_from_standard_input(elastic, start):
+    worker = start(command=command(elastic), stdin=subprocess.PIPE)
+    worker.stdin.write(d.cluster_cookie().hex().encode() + b"\n")
+    worker.stdin.close()
+    (pid,) = joined(1)
+    assert d.remotecall_fetch(d.myid, pid) == pid
+
+
+def test_a_wrong_cookie_is_refused(elastic, start):
+    worker = start("--timeout", "20", command=command(elastic), env={**os.environ, "PYDIST_COOKIE": "x" * 32})
+    assert worker.wait(15) == 1
+    errors = worker.stderr.read().decode()
+    assert elastic.address in errors
+    assert "cookie" in errors
+    assert d.procs() == [1]
+
+
+def test_a_cookie_of_the_users_own():
+    before = d.cluster_cookie()
+    try:
+        with d.ElasticManager(cookie="the users own cookie") as manager:
+            d.addprocs(manager)
+            env = {**os.environ, "PYDIST_COOKIE": "the users own cookie"}
+            worker = subprocess.Popen(shlex.split(command(manager)), env=env)
+            (pid,) = joined(1)
+            d.rmprocs(pid)
+            assert worker.wait(10) == 0
+    finally:
+        d.cluster_cookie(before)
+
+
+@pytest.mark.parametrize(
+    ("patch", "says"),
+    [
+        ("sys.version_info = (3, 99, 1)", ["3.99.1", "{}.{}.{}".format(*sys.version_info[:3])]),
+        ("from pydist import _core; _core.__version__ = '9.9.9'", ["9.9.9", d.__version__]),
+    ],
+    ids=["python", "pydist"],
+)
+def test_another_version_is_refused_with_both_named(elastic, start, caplog, patch, says):
+    caplog.set_level("INFO", "pydist")
+    arguments = shlex.split(elastic.command())[4:]
+    code = f"import sys\nfrom pydist import _dialin\n{patch}\nsys.exit(_dialin.main({arguments!r}))"
+
+    def logged():
+        """Say whether the log has it; of refusals that come fast one a second is logged."""
+        worker = start(command=shlex.join([sys.executable, "-c", code]))
+        assert worker.wait(20) == 1
+        errors = worker.stderr.read().decode()
+        assert all(version in errors for version in says)
+        return all(version in caplog.text for version in says)
+
+    wait_until(logged, 20)
+    assert d.procs() == [1]
+
+
+def test_a_worker_waits_for_process_1():
+    with d.ElasticManager() as manager:
+        worker = subprocess.Popen(shlex.split(manager.command()))
+        assert d.procs() == [1]
+        d.addprocs(manager)
+        (pid,) = joined(1)
+        d.rmprocs(pid)
+        assert worker.wait(10) == 0
+
+
+def test_workers_end_with_process_1():
+    text = """
+        import os, shlex, subprocess, time
+        import pydist as d
+        m = d.ElasticManager()
+        d.addprocs(m)
+        p = subprocess.Popen(shlex.split(m.command()))
+        while d.nprocs() < 2: time.sleep(0.01)
+        print("joined", flush=True)
+        time.sleep(60)
+        """
+    with Script(text) as script:
+        script.wait_for("joined")
+        os.kill(script.pid, signal.SIGKILL)
+        script.wait_gone(5)
+        script.process.wait(10)
+
+
+def test_nothing_is_left_after_the_end_of_process_1():
+    text = """
+        import shlex, subprocess, time
+        import pydist as d
+        m = d.ElasticManager()
+        d.addprocs(m)
+        p = subprocess.Popen(shlex.split(m.command()))
+        while d.nprocs() < 2: time.sleep(0.01)
+        print(d.remotecall_fetch(abs, d.workers()[0], -4), shlex.split(m.command())[-1])
+        """
+    with Script(text) as script:
+        done = script.finish(60)
+        script.wait_gone(5)
+    value, path = done.stdout.split()
+    assert (value, done.returncode, done.stderr) == ("4", 0, "")
+    assert not os.path.exists(os.path.dirname(path))
+
+
+def test_what_persists_runs_on_workers_that_join(elastic, start):
+    d.everywhere("joined_value = 41", persist=True)
+    try:
+        start()
+        (pid,) = joined(1)
+        wait_until(lambda: d.remotecall_eval("globals().get('joined_value')", pid) == 41)
+    finally:
+        _everywhere._persistent.clear()
+
+
+@pytest.mark.timeout(110)
+def test_fifty_workers_join_and_leave_under_calls(elastic, start):
+    """More than 50 workers come and go at random; a call gives its result, or tells that its worker left."""
+    r = random.Random(7)
+    alive, gone, started, done = [], [], 0, 0
+    deadline = time.monotonic() + 100
+    while started < 52 or d.nprocs() < 3:
+        assert time.monotonic() < deadline
+        alive = [p for p in alive if p.poll() is None]
+        while started < 52 and len(alive) < 6:
+            alive.append(start())
+            started += 1
+        for pid in d.workers():
+            if pid == 1:
+                continue
+            try:
+                x = r.randrange(10**6)
+                assert d.remotecall_fetch(divmod, pid, x, 7) == divmod(x, 7)
+                done += 1
+            except d.ProcessExitedException as error:
+                gone.append((pid, error.pid))
+        if d.nworkers() >= 3:
+            victim = r.choice([p for p in d.workers() if p != 1])
+            if r.random() < 0.5:
+                d.rmprocs(victim)
+            else:
+                with pytest.raises(d.ProcessExitedException):
+                    d.remotecall_fetch(os._exit, victim, 1)
+    assert done > 100
+    assert all(pid == named for pid, named in gone)
+    pids = [pid for pid in d.procs() if pid != 1]
+    assert [d.remotecall_fetch(d.myid, pid) for pid in pids] == pids
+    assert max(d.procs()) >= 40
