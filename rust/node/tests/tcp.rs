@@ -3,7 +3,6 @@
 #![cfg(not(feature = "shuttle"))]
 #![allow(clippy::unwrap_used)]
 
-#[allow(dead_code, reason = "this file needs a part of it")]
 mod support;
 
 use std::net::{TcpListener, TcpStream};
