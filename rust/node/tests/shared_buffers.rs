@@ -207,6 +207,7 @@ fn join(head: &Node, folder: &std::path::Path, pid: u32) -> UnixStream {
     let local = Local {
         id: pid,
         cluster: [7; 16],
+        assigner: None,
         versions,
         allow_python_mismatch: false,
     };
@@ -364,12 +365,18 @@ fn unmapped(file: u64, copied: bool) -> Vec<u8> {
 fn used_again(give_back: impl FnOnce(UnixStream)) -> bool {
     let pair = pair();
     let socket = join(&pair.head, &pair.folder, 3);
-    let ready = frame::encode(Message::Ready).header;
-    send(
-        &socket,
-        &frame::encode_head(ready, [].into_iter(), &[], None),
-        &[],
-    );
+    let member = Member {
+        host: "here".to_owned(),
+        ..Member::default()
+    };
+    let ready = frame::encode(Message::Ready { member });
+    let body = ready.body.into_body();
+    let lengths = body.segments.iter().map(|s| s.len());
+    let mut bytes = frame::encode_head(ready.header, lengths, &[], None);
+    body.segments
+        .iter()
+        .for_each(|s| bytes.extend_from_slice(s.as_slice()));
+    send(&socket, &bytes, &[]);
     eventually("it is a member", || pair.head.member_ids() == [1, 2, 3]);
     let (first, second) = (pattern(2 * MIB, 1), pattern(2 * MIB, 2));
     pair.head.call_do(3, payload(&[b"", &first])).unwrap();
