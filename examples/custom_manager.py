@@ -7,6 +7,7 @@ to and from one, and the worker's side calls `init_worker` and `process_messages
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import socket
@@ -50,7 +51,8 @@ class PipeManager(d.ClusterManager):
         if op == "finalize":
             config.process.wait(10)
             for stream in (config.process.stdin, config.process.stdout):
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):  # its last bytes may find nobody
+                    stream.close()
             if os.path.exists(config.userdata):
                 os.unlink(config.userdata)
             if os.path.isdir(self.folder) and not os.listdir(self.folder):

@@ -232,11 +232,13 @@ class Launch:
         thread = threading.Thread(target=self._launch, name="pydist-launch", daemon=True)
         thread.start()
         started: list[int] = []
+        # A manager of pydist's own launches without waiting for the workers.
+        patience = self.until + (HOOK_SECONDS if self.manager._trusted else 0.0)
         try:
-            while not self._finished.is_set() and time.monotonic() < self.until:
+            while not self._finished.is_set() and time.monotonic() < patience:
                 self._await_some(started)
                 if not self._coming:
-                    self._finished.wait(min(0.05, max(0.0, self.until - time.monotonic())))
+                    self._finished.wait(min(0.05, max(0.0, patience - time.monotonic())))
             if not self._finished.is_set():
                 self.failures.append(
                     LaunchWorkerError(
