@@ -836,7 +836,15 @@ fn a_custom_topology_connects_those_that_are_named() {
         .into();
     for output in head.take_outputs() {
         if let Output::Send(to, message) = output {
-            workers[to as usize - 12].handle_message(HEAD, message);
+            let worker = &mut workers[to as usize - 12];
+            worker.handle_message(HEAD, message);
+            // An eager one dials when it hears of another, so it knows by then whether they are connected.
+            for output in worker.take_outputs() {
+                if let Output::Joined(other) = output {
+                    let named = matches!((to, other), (12, 13) | (13, 12) | (_, HEAD));
+                    assert_eq!(worker.is_connected_to(other), named, "{to} hears of {other}");
+                }
+            }
         }
     }
     for (from, connected) in [

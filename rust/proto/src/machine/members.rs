@@ -31,6 +31,11 @@ impl<W> Machine<W> {
             return;
         }
         if self.me == HEAD {
+            // First, so that the new one knows whom it is connected to when it hears of them.
+            if !member.connected.is_empty() {
+                let member = member.clone();
+                self.outputs.push(Output::Send(pid, Message::Join { member }));
+            }
             for other in self.members.values() {
                 self.outputs.push(Output::Send(
                     pid,
@@ -47,10 +52,6 @@ impl<W> Machine<W> {
                     ));
                 }
             }
-        }
-        if self.me == HEAD && !member.connected.is_empty() {
-            let member = member.clone();
-            self.outputs.push(Output::Send(pid, Message::Join { member }));
         }
         self.members.insert(pid, member);
         self.outputs.push(Output::Joined(pid));
