@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import pydist as d
+from stores import Store
 from support import hold_gil, kill_self, stop, wait_until
 
 
@@ -45,41 +46,6 @@ def thread_of(function: Callable[..., Any], *args: Any) -> tuple[threading.Threa
     thread = threading.Thread(target=run)
     thread.start()
     return thread, result
-
-
-class Store(d.AbstractChannel):
-    """A store by key whose `take` blocks until the key is there."""
-
-    def __init__(self) -> None:
-        self.items: dict[str, Any] = {}
-        self.open = True
-        self.changed = threading.Condition()
-
-    def put(self, key: str, value: Any) -> None:
-        with self.changed:
-            self.items[key] = value
-            self.changed.notify_all()
-
-    def take(self, key: str) -> Any:
-        with self.changed:
-            self.changed.wait_for(lambda: key in self.items or not self.open)
-            if key not in self.items:
-                raise d.ChannelClosedError("closed")
-            return self.items.pop(key)
-
-    def fetch(self, key: str) -> Any:
-        return self.items[key]
-
-    def isready(self, key: str | None = None) -> bool:
-        return bool(self.items) if key is None else key in self.items
-
-    def isopen(self) -> bool:
-        return self.open
-
-    def close(self, exc: BaseException | None = None) -> None:
-        with self.changed:
-            self.open = False
-            self.changed.notify_all()
 
 
 @pytest.fixture(params=["here", "worker"])
@@ -147,8 +113,9 @@ def test_each_item_goes_to_one_taker(workers):
 
 def test_what_is_left_can_be_taken_after_the_close(owner):
     channel = make(1, owner).put(1)
+    before = d.stats()["calls_outstanding"]
     thread, result = thread_of(channel.put, 2)
-    time.sleep(0.05)
+    wait_until(lambda: d.stats()["calls_outstanding"] > before)
     channel.close()
     thread.join(1)
     assert isinstance(result[0], d.ChannelClosedError)
