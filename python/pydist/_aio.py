@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import time
 import weakref
 
@@ -109,12 +108,11 @@ class _Hub:
         key = next(self._keys)
         loop = asyncio.get_running_loop()
         data, buffers, refs = dumped
-        seconds = _check_timeout(timeout)
         req = _core.channel_tell(ref, op, data, [b.raw() for b in buffers], refs, self._queue, key, timeout)
         waiter = self._waiting[key] = loop.create_future()
         request = _Request(ref, req, waiter, timeout)
-        if seconds is not None:
-            request.start(seconds, op == PUT)
+        if timeout is not None and timeout < FOR_EVER:
+            request.start(max(0.0, timeout), op == PUT)
         try:
             outcome: _core.Outcome = await waiter
         except TimeoutError:
@@ -128,13 +126,6 @@ class _Hub:
         if outcome.status == _refs.VALUE:
             request.confirm()
         return outcome
-
-
-def _check_timeout(timeout: float | None) -> float | None:
-    """The seconds of a timeout that ends at some time."""
-    if timeout is not None and math.isnan(timeout):
-        raise ValueError("timeout must be a number of seconds, not NaN")
-    return None if timeout is None or timeout > FOR_EVER else max(0.0, timeout)
 
 
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = weakref.WeakKeyDictionary()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from . import _core, _refs, _serialize, _session, _timeouts
 from ._abstract_channel import AbstractChannel
 from ._errors import ChannelClosedError
+from ._reference import Reference
 
 CREATE, PUT, TAKE, FETCH, WAIT, IS_READY, IS_OPEN, CLOSE = range(7, 15)
 _UNBOUNDED = (1 << 64) - 1
@@ -87,7 +88,7 @@ def _timeout(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> floa
     return _timeouts.seconds(timeout)
 
 
-class RemoteChannel:
+class RemoteChannel(Reference):
     """A channel on some process, which any process can put into and take from.
 
     `RemoteChannel(pid)` makes one for a single item; `RemoteChannel(factory, pid)` has the factory run there.
@@ -116,9 +117,8 @@ class RemoteChannel:
     'a'
     """
 
-    __slots__ = ("__weakref__", "_custom", "_ref")
+    __slots__ = ("__weakref__", "_custom")
 
-    _ref: _core.Ref
     _custom: bool
 
     def __new__(
@@ -136,29 +136,6 @@ class RemoteChannel:
 
         made: RemoteChannel = remotecall_fetch(_make, where, factory)
         return made
-
-    @property
-    def where(self) -> int:
-        """The process that keeps the channel."""
-        return self._ref.owner
-
-    @property
-    def whence(self) -> int:
-        """The process that made the channel."""
-        return self._ref.whence
-
-    @property
-    def id(self) -> int:
-        """The number of the channel, unique on the process that made it."""
-        return self._ref.id
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RemoteChannel):
-            return NotImplemented
-        return self.whence == other.whence and self.id == other.id
-
-    def __hash__(self) -> int:
-        return hash((RemoteChannel, self.whence, self.id))
 
     def __repr__(self) -> str:
         return f"<RemoteChannel {self.whence}.{self.id} on process {self.where}>"
@@ -346,12 +323,6 @@ class RemoteChannel:
         if pin is not None:
             _serialize.note_ref(*ref, pin)
         return _rebuild, (*ref, self._custom)
-
-    def __copy__(self) -> RemoteChannel:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> RemoteChannel:
-        return self
 
     def _ask(
         self, op: int, timeout: float | None = None, dumped: _serialize.Dumped | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -16,7 +15,6 @@ from ._program import Program, UsageError
 HELP = """\
 usage: pydist [options] [script.py | -c code | -m module | -] [arguments]
        pydist info
-       pydist worker [options]
 
 Runs a Python program with worker processes; without a program, an interactive session.
 `python -m pydist` is the same as `pydist`.
@@ -42,7 +40,6 @@ Options come before the program; all that follows it is passed to it in sys.argv
 
 subcommands:
   info                    print versions, limits, paths and settings
-  worker                  start a worker that joins a cluster; `pydist worker --help` says how
 
 examples:
   pydist -p 4 simulate.py --steps 1000
@@ -71,7 +68,7 @@ FLAGS = {
     "-V": "-V",
     "--version": "-V",
 }
-SUBCOMMANDS = ("info", "worker")
+SUBCOMMANDS = ("info",)
 
 
 @dataclass
@@ -245,7 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in SUBCOMMANDS:
-        return _subcommand(argv[0], argv[1:])
+        return _print_info(argv[1:])
     try:
         options = parse(argv)
         if options.shows:
@@ -268,16 +265,7 @@ def _show(what: str) -> int:
     return 0
 
 
-def _subcommand(name: str, argv: list[str]) -> int:
-    if name == "worker":
-        try:
-            dialin = importlib.import_module("pydist._dialin")
-        except ModuleNotFoundError as error:
-            if error.name != "pydist._dialin":
-                raise
-            _program.fail("this version of pydist has no workers that join by themselves", 2)
-        status: int = dialin.main(argv)
-        return status
+def _print_info(argv: list[str]) -> int:
     if argv:
         _program.fail(f"pydist info takes no arguments, not {argv[0]!r}", 2)
     from . import _info

@@ -126,23 +126,23 @@ def reduce_class(pickler: PicklerLike, cls: Any) -> Any:
 
 
 def reduce_code(pickler: PicklerLike, code: types.CodeType) -> Any:
-    """Sends the source lines along with code, for tracebacks; what is nested in it has its lines from it."""
-    if id(code) in pickler.nested_codes:
-        return NotImplemented
-    source = source_of(code)
-    if source is None:
-        return NotImplemented
-    pickler.nested_codes.update(map(id, nested(code)))
+    """Sends the file name and lines along with code, for tracebacks; nested code has its lines from it."""
+    source = None
+    if id(code) not in pickler.nested_codes and (source := source_of(code)) is not None:
+        pickler.nested_codes.update(map(id, nested(code)))
     make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
     return build_code, (code.co_filename, source, make, arguments)
 
 
 def build_code(
-    filename: str, source: Source, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]
+    filename: str, source: Source | None, make: Callable[..., types.CodeType], arguments: tuple[Any, ...]
 ) -> types.CodeType:
     """Makes the code object, and lets tracebacks find its lines."""
-    register(filename, source)
-    return make(*arguments)
+    if source is not None:
+        register(filename, source)
+    code = make(*arguments)
+    # Some versions of cloudpickle leave the name of the file out.
+    return code if code.co_filename == filename else code.replace(co_filename=filename)
 
 
 def reduce_method(pickler: PicklerLike, method: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import _core, _serialize, _session, _timeouts
 from ._errors import CancelledError, FutureAlreadySetError, dump_exception, load_exception, local_exception
+from ._reference import Reference
 
 if TYPE_CHECKING:
     from ._channels import RemoteChannel
@@ -24,7 +25,7 @@ _futures_lock = threading.RLock()
 _local_calls: dict[int, tuple[Future, Any, tuple[Any, ...], dict[str, Any]]] = {}
 
 
-class Future:
+class Future(Reference):
     """A value that is or will be on some process; it is set once.
 
     `remotecall` returns one; `Future(pid)` makes an empty one, for `put`.
@@ -46,7 +47,7 @@ class Future:
     42
     """
 
-    __slots__ = ("__weakref__", "_done", "_exported", "_lock", "_outcome", "_raw", "_ref")
+    __slots__ = ("__weakref__", "_done", "_exported", "_lock", "_outcome", "_raw")
 
     def __init__(self, pid: int | None = None) -> None:
         _session.ensure_started()
@@ -59,29 +60,6 @@ class Future:
         self._exported = False
         self._outcome: tuple[Any, BaseException | None] = (None, None)
         self._raw: _core.Outcome | None = None
-
-    @property
-    def where(self) -> int:
-        """The process that keeps the value."""
-        return self._ref.owner
-
-    @property
-    def whence(self) -> int:
-        """The process that made the future."""
-        return self._ref.whence
-
-    @property
-    def id(self) -> int:
-        """The number of the future, unique on the process that made it."""
-        return self._ref.id
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Future):
-            return NotImplemented
-        return self.whence == other.whence and self.id == other.id
-
-    def __hash__(self) -> int:
-        return hash((Future, self.whence, self.id))
 
     def __repr__(self) -> str:
         state = "done" if self._done else "pending"
@@ -215,12 +193,6 @@ class Future:
                     return _with_outcome, (ref, *self._carried())
         _serialize.note_ref(*ref, pin)
         return _rebuild, ref
-
-    def __copy__(self) -> Future:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Future:
-        return self
 
     def _carried(self) -> tuple[Any, Any]:
         try:

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -165,15 +164,6 @@ def test_what_addprocs_says_of_a_machine_is_a_usage_error(tmp_path, monkeypatch)
     monkeypatch.setattr("pydist._cluster.addprocs", addprocs)
     with pytest.raises(UsageError, match=r"hosts: malformed: a:b:c$"):
         _cli.start_workers(_cli.parse(["--machine-file", str(path)]))
-
-
-def test_the_subcommand_worker_gets_its_arguments(monkeypatch):
-    module = ModuleType("pydist._dialin")
-    given: list[list[str]] = []
-    module.main = lambda argv: given.append(argv) or 7
-    monkeypatch.setitem(sys.modules, "pydist._dialin", module)
-    assert _cli.main(["worker", "--connect", "host:1"]) == 7
-    assert given == [["--connect", "host:1"]]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

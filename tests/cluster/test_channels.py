@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import pydist as d
+from stores import Store
 from support import hold_gil, kill_self, stop, wait_until
 
 
@@ -47,39 +48,12 @@ def thread_of(function: Callable[..., Any], *args: Any) -> tuple[threading.Threa
     return thread, result
 
 
-class Store(d.AbstractChannel):
-    """A store by key whose `take` blocks until the key is there."""
-
-    def __init__(self) -> None:
-        self.items: dict[str, Any] = {}
-        self.open = True
-        self.changed = threading.Condition()
-
-    def put(self, key: str, value: Any) -> None:
-        with self.changed:
-            self.items[key] = value
-            self.changed.notify_all()
-
-    def take(self, key: str) -> Any:
-        with self.changed:
-            self.changed.wait_for(lambda: key in self.items or not self.open)
-            if key not in self.items:
-                raise d.ChannelClosedError("closed")
-            return self.items.pop(key)
-
-    def fetch(self, key: str) -> Any:
-        return self.items[key]
-
-    def isready(self, key: str | None = None) -> bool:
-        return bool(self.items) if key is None else key in self.items
-
-    def isopen(self) -> bool:
-        return self.open
-
-    def close(self, exc: BaseException | None = None) -> None:
-        with self.changed:
-            self.open = False
-            self.changed.notify_all()
+def blocked_thread_of(function: Callable[..., Any], *args: Any) -> tuple[threading.Thread, list[Any]]:
+    """Run a request to a channel in a thread; return once it is under way."""
+    before = d.stats()["calls_outstanding"]
+    thread, result = thread_of(function, *args)
+    wait_until(lambda: d.stats()["calls_outstanding"] > before)
+    return thread, result
 
 
 @pytest.fixture(params=["here", "worker"])
@@ -147,8 +121,7 @@ def test_each_item_goes_to_one_taker(workers):
 
 def test_what_is_left_can_be_taken_after_the_close(owner):
     channel = make(1, owner).put(1)
-    thread, result = thread_of(channel.put, 2)
-    time.sleep(0.05)
+    thread, result = blocked_thread_of(channel.put, 2)
     channel.close()
     thread.join(1)
     assert isinstance(result[0], d.ChannelClosedError)
@@ -162,8 +135,8 @@ def test_what_is_left_can_be_taken_after_the_close(owner):
 def test_blocked_takers_hear_of_the_close(owner, workers):
     channel = make(1, owner)
     call = d.remotecall(caught, workers[1], d.RemoteChannel.take, channel)
-    thread, result = thread_of(channel.take)
-    time.sleep(0.1)
+    thread, result = blocked_thread_of(channel.take)
+    wait_until(lambda: d.stats(workers[1])["calls_outstanding"] > 0)
     channel.close()
     thread.join(1)
     assert isinstance(result[0], d.ChannelClosedError)
@@ -289,9 +262,10 @@ def test_references_inside_items_live(workers):
     outer, inner = make(5, workers[0]), make(5, workers[1])
     inner.put("kept")
     outer.put({"channel": inner})
+    held = d.stats()["refs_held"]
     del inner
-    gc.collect()
-    time.sleep(0.1)
+    wait_until(lambda: gc.collect() >= 0 and d.stats()["refs_held"] < held)
+    d.remotecall_fetch(d.myid, workers[1])
     assert outer.take()["channel"].take() == "kept"
 
 
@@ -341,8 +315,8 @@ def test_the_death_of_the_owner_ends_every_wait(fresh_workers):
     first, second = fresh_workers(2)
     channel = make(1, first)
     remote = d.remotecall(caught, second, d.RemoteChannel.take, channel)
-    thread, result = thread_of(channel.take)
-    time.sleep(0.2)
+    thread, result = blocked_thread_of(channel.take)
+    wait_until(lambda: d.stats(second)["calls_outstanding"] > 0)
     d.remote_do(kill_self, first)
     start = time.monotonic()
     thread.join(5)
@@ -359,7 +333,9 @@ def test_a_taker_that_dies_takes_no_item_with_it(workers, fresh_workers):
     channel = make(math.inf, workers[0])
     ospid = d.remotecall_fetch(os.getpid, victim)
     calls = [d.remotecall(d.RemoteChannel.take, victim, channel) for _ in range(3)]
-    time.sleep(0.2)
+    wait_until(lambda: d.stats(victim)["calls_outstanding"] >= 3)
+    # Messages of one process to another keep their order: the owner has the takes.
+    assert d.remotecall_fetch(d.RemoteChannel.isopen, victim, channel)
     stop(ospid)
     for n in range(5):
         channel.put(n)

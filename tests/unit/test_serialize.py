@@ -984,3 +984,13 @@ def test_a_call_by_name_sees_what_the_name_means_now(monkeypatch):
     monkeypatch.setattr(os.path, "basename", str.upper)
     f, _, _ = _serialize.loads_call(data)
     assert f is str.upper
+
+
+def test_code_keeps_the_name_of_its_file():
+    namespace: dict[str, Any] = {}
+    exec(
+        compile("def outer():\n    def inner(): pass\n    return inner", "/no/such/file.py", "exec"),
+        namespace,
+    )
+    outer = received(dumps(namespace["outer"]))
+    assert {outer.__code__.co_filename, outer().__code__.co_filename} == {"/no/such/file.py"}

@@ -127,6 +127,8 @@ struct ExecutorState {
     occupied: bool,
     /// It has taken a call that has not started.
     starting: bool,
+    /// It has taken an interrupt, and has not come back for more.
+    interrupting: bool,
     /// Its call is blocked in a wait that ends by itself: it sleeps, or has a timeout.
     pausing: bool,
 }
@@ -146,6 +148,8 @@ struct State {
     pausing: usize,
     /// A call has been taken and has not started yet.
     starting: bool,
+    /// Executors that interrupt the calls that run: one that came later is not to be among them.
+    interrupting: usize,
     /// Counts calls taken: tells the stall check whether anything moved.
     taken: u64,
     taken_at_check: u64,
@@ -171,10 +175,22 @@ impl State {
         if std::mem::take(&mut own.active) {
             self.active -= 1;
         }
+        if std::mem::take(&mut own.interrupting) {
+            self.interrupting -= 1;
+        }
+    }
+
+    fn next_urgent(&mut self, own: &mut ExecutorState) -> Option<Taken> {
+        let item = self.urgent.pop_front()?;
+        if matches!(item, Item::Interrupt(_)) {
+            own.interrupting = true;
+            self.interrupting += 1;
+        }
+        Some(Taken::new(item))
     }
 
     fn next_call(&mut self, own: &mut ExecutorState) -> Option<Taken> {
-        if self.starting {
+        if self.starting || self.interrupting > 0 {
             return None;
         }
         if self.only_reserve() {
@@ -323,8 +339,8 @@ impl Inbox {
         if state.stopped {
             return Some(Taken::new(Item::Stop));
         }
-        let taken = match state.urgent.pop_front() {
-            Some(item) => Some(Taken::new(item)),
+        let taken = match state.next_urgent(&mut own) {
+            Some(taken) => Some(taken),
             None => state.next_call(&mut own),
         };
         match taken {
@@ -404,7 +420,7 @@ impl Inbox {
         }
         let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
         state.taken_at_check = state.taken;
-        let free = !state.starting || !state.urgent.is_empty();
+        let free = !(state.starting || state.interrupting > 0) || !state.urgent.is_empty();
         let in_vain = state.urgent.is_empty() && state.only_reserve() && !state.is_stuck();
         let wake = if stalled && free && !in_vain {
             pick(&mut state.idle)
@@ -434,5 +450,46 @@ impl Pushed {
         if let Some(executor) = &self.wake {
             executor.parker.unpark(driver);
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn local(inbox: &Inbox, executor: &Arc<Executor>) -> Option<u64> {
+        match inbox.take(executor).map(|taken| taken.item) {
+            Some(Item::Local(key)) => Some(key),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn calls_wait_while_those_that_run_are_interrupted() {
+        let inbox = Inbox::default();
+        let (one, two) = (inbox.register(false), inbox.register(false));
+        inbox.push(Item::Interrupt(None));
+        assert!(matches!(inbox.take(&one).unwrap().item, Item::Interrupt(None)));
+        inbox.push(Item::Local(7));
+        assert_eq!(local(&inbox, &two), None);
+        assert!(inbox.check_stall().wake.is_none());
+        // It has interrupted them, and comes back.
+        assert_eq!(local(&inbox, &one), Some(7));
+        inbox.started(&one);
+        inbox.push(Item::Local(8));
+        assert_eq!(local(&inbox, &two), Some(8));
+    }
+
+    #[test]
+    fn an_executor_that_ends_holds_up_no_call() {
+        let inbox = Inbox::default();
+        let (one, two) = (inbox.register(false), inbox.register(false));
+        inbox.push(Item::Interrupt(None));
+        inbox.take(&one);
+        inbox.push(Item::Local(7));
+        inbox.unregister(&one);
+        assert_eq!(local(&inbox, &two), Some(7));
     }
 }

@@ -36,14 +36,7 @@ impl<W> Machine<W> {
     /// Opens the making of a channel elsewhere, which is answered with `Yes`; one handle is here.
     pub fn open_channel(&mut self, owner: ProcId, capacity: u64, wake: W) -> Result<(RefId, u64), CallError> {
         self.check_pid(owner)?;
-        let id = RefId {
-            whence: self.me,
-            id: self.fresh_id(),
-        };
-        let mut record = Record::new(owner);
-        record.local = 1;
-        record.receive(self.me);
-        self.records.insert(id, record);
+        let id = self.refer_to(owner);
         let body = Body::of_bytes(capacity.to_le_bytes().to_vec());
         let expect = Expect::Op(wake);
         let req = self.ask_with(owner, RefOp::ChannelCreate, id, body, expect);

@@ -29,14 +29,7 @@ impl<W> Machine<W> {
         if owner == self.me {
             return self.create_local();
         }
-        let id = RefId {
-            whence: self.me,
-            id: self.fresh_id(),
-        };
-        let mut record = Record::new(owner);
-        record.local = 1;
-        record.receive(self.me);
-        self.records.insert(id, record);
+        let id = self.refer_to(owner);
         self.send(
             owner,
             Message::RefOp {
@@ -46,6 +39,19 @@ impl<W> Machine<W> {
                 body: Body::default(),
             },
         );
+        id
+    }
+
+    /// A new reference to what another process is about to keep, with one handle here.
+    pub(super) fn refer_to(&mut self, owner: ProcId) -> RefId {
+        let id = RefId {
+            whence: self.me,
+            id: self.fresh_id(),
+        };
+        let mut record = Record::new(owner);
+        record.local = 1;
+        record.receive(self.me);
+        self.records.insert(id, record);
         id
     }
 
