@@ -15,6 +15,7 @@ from ._program import Program, UsageError
 HELP = """\
 usage: pydist [options] [script.py | -c code | -m module | -] [arguments]
        pydist info
+       pydist worker [options]
 
 Runs a Python program with worker processes; without a program, an interactive session.
 `python -m pydist` is the same as `pydist`.
@@ -40,6 +41,7 @@ Options come before the program; all that follows it is passed to it in sys.argv
 
 subcommands:
   info                    print versions, limits, paths and settings
+  worker                  start a worker that joins a cluster; `pydist worker --help` says how
 
 examples:
   pydist -p 4 simulate.py --steps 1000
@@ -68,7 +70,7 @@ FLAGS = {
     "-V": "-V",
     "--version": "-V",
 }
-SUBCOMMANDS = ("info",)
+SUBCOMMANDS = ("info", "worker")
 
 
 @dataclass
@@ -242,7 +244,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in SUBCOMMANDS:
-        return _print_info(argv[1:])
+        return _subcommand(argv[0], argv[1:])
     try:
         options = parse(argv)
         if options.shows:
@@ -265,7 +267,11 @@ def _show(what: str) -> int:
     return 0
 
 
-def _print_info(argv: list[str]) -> int:
+def _subcommand(name: str, argv: list[str]) -> int:
+    if name == "worker":
+        from . import _dialin
+
+        return _dialin.main(argv)
     if argv:
         _program.fail(f"pydist info takes no arguments, not {argv[0]!r}", 2)
     from . import _info

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pydist import _cli, _config, _info
+from pydist import _cli, _config, _dialin, _info
 from pydist._program import UsageError
 
 
@@ -164,6 +164,13 @@ def test_what_addprocs_says_of_a_machine_is_a_usage_error(tmp_path, monkeypatch)
     monkeypatch.setattr("pydist._cluster.addprocs", addprocs)
     with pytest.raises(UsageError, match=r"hosts: malformed: a:b:c$"):
         _cli.start_workers(_cli.parse(["--machine-file", str(path)]))
+
+
+def test_the_subcommand_worker_gets_its_arguments(monkeypatch):
+    given: list[list[str]] = []
+    monkeypatch.setattr(_dialin, "main", lambda argv: given.append(argv) or 7)
+    assert _cli.main(["worker", "--connect", "host:1"]) == 7
+    assert given == [["--connect", "host:1"]]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
