@@ -9,18 +9,21 @@ mod channels;
 mod futures;
 mod wakeups;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use pydist_proto::body::Body;
-use pydist_proto::handshake::{Cookie, Versions};
+use pydist_proto::handshake::{Cookie, Initiator, Local, Secrets, Versions};
 use pydist_proto::ids::ProcId;
 use pydist_proto::machine::Counts;
 use pydist_proto::message::Member;
 use pydist_proto::topology::Topology;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread::JoinHandle;
 use shuttle::{Config, MaxSteps, Runner};
 
+use crate::link::{Link, Reading};
 use crate::node::Node;
 
 /// A schedule of so many steps means that somebody waits for what does not come.
@@ -53,7 +56,7 @@ fn member(pid: ProcId) -> Member {
     }
 }
 
-/// A process that knows of process 2, to which no connection can be made.
+/// A process that knows of process 2; what is sent there waits for a handshake that does not go on.
 fn node() -> Arc<Node> {
     let config = crate::node::Config {
         me: member(1),
@@ -70,8 +73,42 @@ fn node() -> Arc<Node> {
         transport_inst: [3; 16],
     };
     let node = Node::new(config).unwrap();
+    let (ours, _) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    node.links.write().insert(2, Arc::new(link(ours)));
     node.with_machine(|m| m.join(member(2)));
     node
+}
+
+/// A connection to process 2 whose handshake has begun.
+fn link(fd: OwnedFd) -> Link {
+    let versions = Versions {
+        python: (3, 11, 0),
+        package: "0".to_owned(),
+    };
+    let local = Local {
+        id: 1,
+        cluster: [7; 16],
+        assigner: None,
+        versions,
+        allow_python_mismatch: false,
+    };
+    let secrets = Secrets {
+        nonce: [1; 32],
+        inst: [2; 16],
+        channel_binding: [0; 32],
+    };
+    let machine = Initiator::new(local, &Cookie::new(&[9; 32]).unwrap(), secrets);
+    let reading = Reading::Handshake {
+        machine: Box::new(machine.into()),
+        deadline: crate::sync::now(),
+    };
+    Link::new(1, fd, 2, 0, true, true, reading)
 }
 
 fn body(n: u64) -> Body {

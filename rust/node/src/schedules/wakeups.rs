@@ -1,19 +1,16 @@
 //! Wake-ups: who reads the sockets, the queue of dropped references, the writer of a connection, and calls.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use pydist_proto::body::Body;
 use pydist_proto::frame::Header;
-use pydist_proto::handshake::{Cookie, Initiator, Local, Secrets, Versions};
 use pydist_proto::machine::Incoming;
 use pydist_proto::message::{CallMode, Status};
 use pydist_proto::record::Outcome;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
-use super::{assert_rests, body, check, node, spawn};
+use super::{assert_rests, body, check, link, node, spawn};
 use crate::inbox::Item;
-use crate::link::Link;
 use crate::node::Node;
 use crate::waiter::{Cell, Queue, Wake};
 
@@ -101,26 +98,6 @@ fn a_queue_brings_every_outcome_once() {
         }
         assert!(queue.drain().is_empty());
     });
-}
-
-fn link(fd: OwnedFd) -> Link {
-    let versions = Versions {
-        python: (3, 11, 0),
-        package: "0".to_owned(),
-    };
-    let local = Local {
-        id: 1,
-        cluster: [7; 16],
-        versions,
-        allow_python_mismatch: false,
-    };
-    let secrets = Secrets {
-        nonce: [1; 32],
-        inst: [2; 16],
-        channel_binding: [0; 32],
-    };
-    let machine = Initiator::new(local, &Cookie::new(&[9; 32]).unwrap(), secrets);
-    Link::new(1, fd, 2, machine.into(), crate::sync::now())
 }
 
 /// Messages of several threads are written, whoever holds the writer and while the connection opens: each whole,
