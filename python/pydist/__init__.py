@@ -49,6 +49,7 @@ from ._serialize import register_by_value, unregister_by_value
 from ._streams import RandomStreams, random_streams
 from ._sync import sync
 from ._transport import init_worker, process_messages, start_worker, worker_id_from_socket
+from .executor import Executor
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.elastic import ElasticManager
 from .managers.local import LocalManager
@@ -65,6 +66,7 @@ __all__ = [
     "ClusterManager",
     "ConnectionLostError",
     "ElasticManager",
+    "Executor",
     "ExponentialBackOff",
     "FrameTooLargeError",
     "Future",

@@ -25,12 +25,13 @@ DRAIN_ROUNDS = 64
 class Stream:
     """One pipe of a worker: its lines go to a stream of this process, its end is kept."""
 
-    def __init__(self, pid: int, fd: int, target: Callable[[], TextIO | None]) -> None:
+    def __init__(self, pid: int, fd: int, target: Callable[[], TextIO | None], prefixed: bool = True) -> None:
         self.pid = pid
         self.fd = fd
         self.tail = bytearray()
         self.ended = threading.Event()
         self._target = target
+        self._prefix = f"      From worker {pid}:\t" if prefixed else ""
         self._partial = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -55,7 +56,7 @@ class Stream:
 
     def _print(self, data: bytes) -> None:
         lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n")
-        text = "".join(f"      From worker {self.pid}:\t{line}\n" for line in lines)
+        text = "".join(f"{self._prefix}{line}\n" for line in lines)
         target = self._target()
         try:
             if target is not None:
@@ -138,7 +139,9 @@ class Launcher:
 _streams: dict[int, list[Stream]] = {}
 
 
-def follow(pid: int, fd: int, target: Callable[[], TextIO | None], begun: bytes = b"") -> None:
+def follow(
+    pid: int, fd: int, target: Callable[[], TextIO | None], begun: bytes = b"", prefixed: bool = True
+) -> None:
     """Passes on what a worker prints, from now on; the descriptor is closed at its end.
 
     Parameters:
@@ -146,8 +149,9 @@ def follow(pid: int, fd: int, target: Callable[[], TextIO | None], begun: bytes 
         fd: what it prints to.
         target: gives the stream of this process.
         begun: what has been read of it already.
+        prefixed: begin each line with the worker's id.
     """
-    stream = Stream(pid, fd, target)
+    stream = Stream(pid, fd, target, prefixed)
     if begun:
         stream.feed(begun)
     _streams.setdefault(pid, []).append(stream)

@@ -60,6 +60,9 @@ class LocalManager(ClusterManager):
     _trusted: ClassVar[bool] = True
     _shares_config: ClassVar[bool] = False
 
+    prefixes_output = True
+    """What its workers print begins with their ids."""
+
     def __init__(self, n: int | None = None) -> None:
         self.count = len(os.sched_getaffinity(0)) if n is None else n
         if self.count < 0:
@@ -100,7 +103,7 @@ class LocalManager(ClusterManager):
         for pipe, target in ((process.stdout, _output.stdout), (process.stderr, _output.stderr)):
             fd = os.dup(pipe.fileno())
             pipe.close()
-            _output.follow(pid, fd, target)
+            _output.follow(pid, fd, target, prefixed=self.prefixes_output)
         try:
             os.write(process.stdin.fileno(), self._first_lines(pid))
         except BrokenPipeError:
