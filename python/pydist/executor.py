@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures import Executor as StandardExecutor
 from concurrent.futures import Future as StandardFuture
 from typing import Any, TypeVar
@@ -63,7 +63,7 @@ class Future(StandardFuture[T]):
 class _Task:
     """A call, from when it is submitted until its future is done."""
 
-    __slots__ = ("args", "f", "future", "here", "kwargs", "pid")
+    __slots__ = ("args", "call", "f", "future", "here", "kwargs", "pid")
 
     def __init__(
         self, future: StandardFuture[Any], f: Callable[..., Any], args: Any, kwargs: dict[str, Any]
@@ -73,6 +73,7 @@ class _Task:
         self.args = args
         self.kwargs = kwargs
         self.pid = 0
+        self.call: int | None = None
         self.here: _refs.Future | None = None
 
 
@@ -135,6 +136,26 @@ class _Engine:
                 task.future.set_running_or_notify_cancel()
         with contextlib.suppress(RuntimeError):
             self._queue.push(WAKE)
+
+    def abort(self) -> None:
+        """Cancels all calls, interrupts those that run, and closes."""
+        self.close(cancel=True)
+        with self._lock:
+            tasks = list(self._running.values())
+            self._running.clear()
+        for task in tasks:
+            if task.here is not None:
+                task.here.cancel()
+            elif task.call is not None:
+                _core.cancel_fetch(task.call)
+            task.future.set_exception(CancelledError())
+        with contextlib.suppress(RuntimeError):
+            self._queue.push(WAKE)
+
+    def is_usable(self) -> bool:
+        """Whether it takes calls."""
+        with self._lock:
+            return self._broken is None and not self._closed
 
     # --- the thread
 
@@ -200,7 +221,7 @@ class _Engine:
             def send(pid: int, data: Any, buffers: Any, refs: Any) -> int:
                 return _core.call_queue(pid, data, buffers, refs, self._queue, key)
 
-            _calls._send(send, task.pid, task.f, task.args, task.kwargs)
+            task.call = _calls._send(send, task.pid, task.f, task.args, task.kwargs)
         # A future that is kept is not to keep what its call was given.
         del task.f, task.args, task.kwargs
 
@@ -254,7 +275,7 @@ class _Engine:
 
 def _start(count: int, params: dict[str, Any]) -> list[int]:
     manager = LocalManager(count)
-    manager.prefixes_output = False
+    manager.for_executor = True
     return _cluster.addprocs(manager, **params)
 
 
@@ -411,6 +432,17 @@ class Executor(StandardExecutor):
         parts = (self.submit(_run_chunk, fn, chunk) for chunk in chunks)
         return _elements(_values(parts, until, buffersize))
 
+    def abort(self) -> None:
+        """Shuts down at once: calls that have not begun are cancelled, those that run are interrupted."""
+        with self._lock:
+            self._shut = True
+        if self._engine is not None:
+            self._engine.abort()
+
+    def is_usable(self) -> bool:
+        """Whether it takes calls: it has not been shut down, and none of its workers has died."""
+        return not self._shut and (self._engine is None or self._engine.is_usable())
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls; workers that it started end once its calls have.
 
@@ -441,14 +473,26 @@ def _choose(
         for pid in pids:
             _core.check_pid(pid)
         return None, pids
-    there = _cluster.workers()
-    if max_workers is None and there != [1]:
+    there = shared_workers()
+    if max_workers is None and there:
         return None, there
     if not _session.is_head():
         raise RuntimeError(
             "Only process 1 can add and remove workers: name those to use, Executor(workers=…)"
         )
     return LocalManager(max_workers).count, []
+
+
+def shared_workers() -> list[int]:
+    """The workers of the cluster that belong to no executor."""
+    if not _session._started:
+        return []
+
+    def is_own(pid: int) -> bool:
+        worker = _cluster._workers.get(pid)
+        return worker is not None and getattr(worker.manager, "for_executor", False)
+
+    return [pid for pid in _cluster.workers() if pid != 1 and not is_own(pid)]
 
 
 def _run_chunk(f: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:

@@ -60,8 +60,8 @@ class LocalManager(ClusterManager):
     _trusted: ClassVar[bool] = True
     _shares_config: ClassVar[bool] = False
 
-    prefixes_output = True
-    """What its workers print begins with their ids."""
+    for_executor = False
+    """Its workers belong to an executor, which alone uses them; what they print is passed on as it is."""
 
     def __init__(self, n: int | None = None) -> None:
         self.count = len(os.sched_getaffinity(0)) if n is None else n
@@ -103,7 +103,7 @@ class LocalManager(ClusterManager):
         for pipe, target in ((process.stdout, _output.stdout), (process.stderr, _output.stderr)):
             fd = os.dup(pipe.fileno())
             pipe.close()
-            _output.follow(pid, fd, target, prefixed=self.prefixes_output)
+            _output.follow(pid, fd, target, prefixed=not self.for_executor)
         try:
             os.write(process.stdin.fileno(), self._first_lines(pid))
         except BrokenPipeError:
