@@ -23,7 +23,6 @@ from joblib.parallel import cpu_count, register_parallel_backend
 from .executor import Executor, shared_workers
 from .executor import Future as ExecutorFuture
 
-
 OF_MEMORY_MAPPING = ("context", "max_nbytes", "mmap_mode", "temp_folder", "verbose")
 """What `Parallel` passes on to a backend for temporary files and messages that this one does without."""
 
