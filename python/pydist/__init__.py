@@ -53,6 +53,7 @@ from .executor import Executor
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.elastic import ElasticManager
 from .managers.local import LocalManager
+from .managers.ssh import SSHManager
 
 __all__ = [
     "RRID",
@@ -79,6 +80,7 @@ __all__ = [
     "RandomStreams",
     "RemoteChannel",
     "RemoteException",
+    "SSHManager",
     "ThreadLimitError",
     "VersionMismatchError",
     "WorkerConfig",

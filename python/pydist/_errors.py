@@ -172,7 +172,7 @@ class LaunchWorkerError(RuntimeError):
             lines.append(f"exit status {self.status}")
         if self.output.strip():
             lines += ["its last output:", self.output.rstrip()]
-        lines += [f"- {failure}" for failure in self.failures]
+        lines += [f"- {failure}" for failure in {id(failure): failure for failure in self.failures}.values()]
         if self.started:
             lines.append(f"these have started: {', '.join(map(str, self.started))}")
         return "\n".join(lines)

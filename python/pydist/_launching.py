@@ -193,6 +193,11 @@ class Launch:
             threading.Thread(target=self._connect, args=(worker,), name="pydist-connect", daemon=True).start()
         return pid
 
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for the workers any more."""
+        return self._cancelled
+
     def failed(self, error: Exception) -> None:
         """Takes note of a worker that could not be launched."""
         self.failures.append(error)
@@ -232,8 +237,7 @@ class Launch:
         thread = threading.Thread(target=self._launch, name="pydist-launch", daemon=True)
         thread.start()
         started: list[int] = []
-        # A manager of pydist's own launches without waiting for the workers.
-        patience = self.until + (HOOK_SECONDS if self.manager._trusted else 0.0)
+        patience = self.until + (HOOK_SECONDS if self.manager._keeps_time else 0.0)
         try:
             while not self._finished.is_set() and time.monotonic() < patience:
                 self._await_some(started)

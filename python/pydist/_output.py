@@ -159,6 +159,13 @@ def follow(
     thread.run(lambda: thread.watch(stream))
 
 
+def attach(pid: int, target: Callable[[], TextIO | None]) -> Stream:
+    """A stream of a worker without a descriptor of its own: what it prints is fed on the thread."""
+    stream = Stream(pid, -1, target)
+    _streams.setdefault(pid, []).append(stream)
+    return stream
+
+
 def await_end(pid: int, seconds: float) -> None:
     """Waits until all that a worker printed has been passed on."""
     for stream in _streams.get(pid, ()):

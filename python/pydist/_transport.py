@@ -35,8 +35,9 @@ def attach_worker(pid: int, connection: Any, config: WorkerConfig) -> None:
     inst = _session.session.join_tag()
     if isinstance(connection, _address_lines.Dialled):
         inst = connection.inst
-        fd = config.io if isinstance(config.io, int) else config.io.fileno()
-        _output.follow(pid, os.dup(fd), _output.stdout, connection.left_over)
+        if config.io is not None:
+            fd = config.io if isinstance(config.io, int) else config.io.fileno()
+            _output.follow(pid, os.dup(fd), _output.stdout, connection.left_over)
         connection = connection.socket
     _core.attach_worker(_descriptor(connection), pid, inst)
     _keep(connection)
@@ -314,16 +315,10 @@ def serve_dialled(
     """What `start_worker` does, at any address."""
     from . import _config, _worker
 
-    if _session._started:
-        raise RuntimeError("this process belongs to a cluster already")
-    host, port = _network.split_any(bind)
-    target = _network.resolve(host, port)[0]
-    _network.check_plaintext(_network.split_any(target)[0], allow_plaintext)
-    inst = _session.start_unnamed(cookie)
-    address = _core.listen(f"tcp:{target}")
+    address, inst = listen_dialled(bind, cookie, allow_plaintext)
     out = sys.stdout if out is None else out
-    bound = _network.split(address.removeprefix("tcp:"))
-    out.write(_address_lines.format_line(bound[1], bound[0], inst) + "\n")
+    host, port = _network.split(address.removeprefix("tcp:"))
+    out.write(_address_lines.format_line(port, host, inst) + "\n")
     out.flush()
     if close_stdin:
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -335,10 +330,41 @@ def serve_dialled(
         # The old stream remembers what kind of file it was for.
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), sys.stdout.encoding)
         sys.__stderr__ = sys.stderr  # type: ignore[misc]
-    error = _core.wait_open(_config.worker_timeout() if timeout is None else timeout)
-    if error is not None:
-        sys.stderr.write(f"this worker cannot join the cluster: {error}\n")
-        sys.stderr.flush()
-        _core.close()
-        return
-    _worker.serve(address)
+    if await_head(_config.worker_timeout() if timeout is None else timeout):
+        _worker.serve(address)
+
+
+def listen_dialled(bind: str, cookie: bytes, allow_plaintext: bool) -> tuple[str, bytes]:
+    """Starts the core of a worker that process 1 is to dial.
+
+    Parameters:
+        bind: the address to listen on, `HOST[:PORT]`.
+        cookie: the secret of the cluster.
+        allow_plaintext: let it be one beyond loopback.
+
+    Returns:
+        The address where it listens, and the tag of the listener.
+
+    Raises:
+        OSError: it cannot listen there.
+        RuntimeError: this process belongs to a cluster already.
+        ValueError: the address is not on loopback, and plain text is not allowed.
+    """
+    if _session._started:
+        raise RuntimeError("this process belongs to a cluster already")
+    host, port = _network.split_any(bind)
+    target = _network.resolve(host, port)[0]
+    _network.check_plaintext(_network.split_any(target)[0], allow_plaintext)
+    inst = _session.start_unnamed(cookie)
+    return _core.listen(f"tcp:{target}"), inst
+
+
+def await_head(timeout: float) -> bool:
+    """Whether process 1 has dialled this worker in time; where it has not, says so and closes the core."""
+    error = _core.wait_open(timeout)
+    if error is None:
+        return True
+    sys.stderr.write(f"this worker cannot join the cluster: {error}\n")
+    sys.stderr.flush()
+    _core.close()
+    return False

@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import _machines
 from .base import ClusterManager
 from .local import LocalManager
 
@@ -31,9 +30,9 @@ def manager_of(what: Any) -> ClusterManager:
     if number is not None:
         return LocalManager(number)
     if isinstance(what, Iterable) and not isinstance(what, (bytes, bytearray)):
-        machines = list(what)
-        _machines.parse_all(machines)
-        return _made(find("ssh"), "ssh", machines)
+        from .ssh import SSHManager
+
+        return SSHManager(what)
     raise TypeError(
         "addprocs() takes a number of workers, a list of machines or a ClusterManager, "
         f"not {type(what).__name__}"

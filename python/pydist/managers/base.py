@@ -79,6 +79,10 @@ class WorkerConfig:
 class Launched(Protocol):
     """What `launch` calls for each worker."""
 
+    @property
+    def given_up(self) -> bool:
+        """Whether `addprocs` has been interrupted, or has ended otherwise: nobody waits for the workers."""
+
     def __call__(self, config: WorkerConfig) -> int:
         """Takes up a worker that is there, or on its way; returns its id."""
 
@@ -97,6 +101,8 @@ class ClusterManager(ABC):
 
     _trusted: ClassVar[bool] = False
     """Its methods return soon, so that they need no thread of their own."""
+    _keeps_time: ClassVar[bool] = False
+    """Its `launch` ends by itself at the timeout."""
     _shares_config: ClassVar[bool] = True
     """Workers get the configurations of others, to connect to them by the manager."""
 

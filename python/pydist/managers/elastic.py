@@ -38,6 +38,7 @@ class ElasticManager(ClusterManager):
     """
 
     _trusted: ClassVar[bool] = True
+    _keeps_time: ClassVar[bool] = True
     _shares_config: ClassVar[bool] = False
 
     def __init__(

@@ -58,6 +58,7 @@ class LocalManager(ClusterManager):
     """
 
     _trusted: ClassVar[bool] = True
+    _keeps_time: ClassVar[bool] = True
     _shares_config: ClassVar[bool] = False
 
     for_executor = False
