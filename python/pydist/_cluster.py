@@ -11,7 +11,7 @@ from typing import Any
 
 from . import _cookies, _core, _launching, _session
 from ._abstract_pool import AbstractWorkerPool
-from ._errors import LaunchWorkerError, ProcessExitedException
+from ._errors import LaunchWorkerError, NotConnectedError, ProcessExitedException
 from .managers import _params, _registry
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.local import LocalManager
@@ -300,6 +300,18 @@ def process_exited(pid: int, reason: str) -> ProcessExitedException:
     if pid in _removed:
         reason = f"removed by rmprocs ({reason})"
     return ProcessExitedException(pid, reason, host, output)
+
+
+def not_connected(here: int, there: int) -> NotConnectedError:
+    """The exception for a process that this one is not connected to, with the reason that is known here."""
+    reason = ""
+    if not _core.has_route_to(there):
+        hosts = {member[0]: member[2] for member in _core.members()}
+        reason = (
+            f"{hosts.get(here, '?')} has no route to it on {hosts.get(there, '?')}, where it listens on "
+            "loopback or a Unix socket alone; workers behind tunnels reach process 1 and those of their host"
+        )
+    return NotConnectedError(here, there, reason)
 
 
 def myid() -> int:

@@ -380,7 +380,13 @@ impl Node {
         if self.dying.lock().iter().any(|d| d.pid == pid) {
             return None;
         }
-        let member = self.machine.lock().member(pid).cloned()?;
+        let machine = self.machine.lock();
+        let member = machine.member(pid).cloned()?;
+        let has_route = pid == HEAD || machine.has_route_to(pid);
+        drop(machine);
+        if !has_route {
+            return None;
+        }
         let dialled = if !member.address.is_empty() {
             self.dial_peer(pid, &member.address, member.inst)
         } else if self.has_transport() && !member.config.is_empty() {

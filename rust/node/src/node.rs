@@ -345,6 +345,11 @@ impl Node {
         self.machine.lock().members().map(|m| m.pid).collect()
     }
 
+    /// Whether a process can be dialled from here, whatever the topology says.
+    pub fn has_route_to(&self, pid: ProcId) -> bool {
+        self.machine.lock().has_route_to(pid)
+    }
+
     /// Fails unless `pid` can be called.
     pub fn check_pid(&self, pid: ProcId) -> Result<(), CallError> {
         self.machine.lock().check_pid(pid)

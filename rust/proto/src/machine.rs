@@ -3,7 +3,7 @@
 //! Everything that happens is a method call; what is to be done about it is left in a list of
 //! [`Output`]s, which the caller takes with [`Machine::take_outputs`] and carries out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -129,6 +129,8 @@ pub struct Machine<W> {
     next_key: u64,
     members: BTreeMap<ProcId, Member>,
     departed: BTreeMap<ProcId, String>,
+    /// Workers that have connected to this process by themselves.
+    met: BTreeSet<ProcId>,
     outstanding: FxHashMap<u64, Outstanding<W>>,
     running: FxHashMap<(ProcId, u64), Run>,
     records: FxHashMap<RefId, Record<W>>,
@@ -155,6 +157,7 @@ impl<W> Machine<W> {
             next_key: 1,
             members: BTreeMap::from([(me.pid, me)]),
             departed: BTreeMap::new(),
+            met: BTreeSet::new(),
             outstanding: FxHashMap::default(),
             running: FxHashMap::default(),
             records: FxHashMap::default(),

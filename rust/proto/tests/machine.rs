@@ -867,6 +867,37 @@ fn a_custom_topology_connects_those_that_are_named() {
 }
 
 #[test]
+fn a_worker_whose_address_stays_on_another_host_is_not_connected() {
+    let on = |pid, host: &str, address: &str| Member {
+        host: host.to_owned(),
+        address: address.to_owned(),
+        ..member(pid)
+    };
+    let mut here: Node = Machine::new(on(2, "a", "tcp:127.0.0.1:1"));
+    for (pid, host, address, reached) in [
+        (3, "a", "tcp:127.0.0.1:2", true),
+        (4, "a", "unix:/tmp/4", true),
+        (5, "b", "tcp:127.0.0.1:3", false),
+        (6, "b", "tcp:[::1]:3", false),
+        (7, "b", "unix:/tmp/7", false),
+        (8, "b", "tcp:127.0.0.1:3\ntcp:10.0.0.1:3", true),
+        (9, "b", "tcp:[fe80::1]:3", true),
+        (10, "b", "", true),
+        (HEAD, "b", "unix:/tmp/1", true),
+    ] {
+        here.join(on(pid, host, address));
+        let wanted = if reached {
+            Ok(())
+        } else {
+            Err(CallError::NotConnected(2, pid))
+        };
+        assert_eq!(here.check_pid(pid), wanted, "{address} on {host}");
+    }
+    assert!(here.meet(5));
+    assert_eq!(here.check_pid(5), Ok(()), "it has dialled this process");
+}
+
+#[test]
 fn a_topology_goes_through_its_byte() {
     for wiring in [Wiring::AllToAll, Wiring::MasterWorker, Wiring::Custom] {
         for eager in [false, true] {

@@ -31,8 +31,8 @@ pub(crate) fn call_failed(py: Python<'_>, failed: CallFailed) -> PyErr {
 
 fn not_connected(py: Python<'_>, here: u32, there: u32) -> PyErr {
     let made = py
-        .import("pydist._errors")
-        .and_then(|module| module.getattr("NotConnectedError")?.call1((here, there)));
+        .import("pydist._cluster")
+        .and_then(|module| module.getattr("not_connected")?.call1((here, there)));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,

@@ -326,6 +326,12 @@ pub(crate) fn members() -> PyResult<Vec<(u32, u32, String)>> {
         .collect())
 }
 
+/// Whether a process can be dialled from here, whatever the topology says.
+#[pyfunction]
+pub(crate) fn has_route_to(pid: u32) -> PyResult<bool> {
+    Ok(node()?.has_route_to(pid))
+}
+
 /// Has executors hear of every process that joins or leaves from now on.
 #[pyfunction]
 pub(crate) fn watch_members() -> PyResult<()> {

@@ -1,5 +1,7 @@
 //! Who belongs to the cluster, and what the loss of a process means.
 
+use std::net::IpAddr;
+
 use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId};
 use crate::message::{Member, Message, RefOp};
@@ -68,10 +70,24 @@ impl<W> Machine<W> {
             || pid == HEAD
             || self.me == HEAD
             || match self.topology.wiring {
-                Wiring::AllToAll => true,
+                Wiring::AllToAll => self.has_route_to(pid),
                 Wiring::MasterWorker => false,
-                Wiring::Custom => names(self.me, pid) || names(pid, self.me),
+                Wiring::Custom => (names(self.me, pid) || names(pid, self.me)) && self.has_route_to(pid),
             }
+    }
+
+    /// Whether another member can be dialled from here, or has dialled this process.
+    ///
+    /// One on another host can not where it listens on addresses alone that do not leave its host.
+    pub fn has_route_to(&self, pid: ProcId) -> bool {
+        let (Some(own), Some(peer)) = (self.members.get(&self.me), self.members.get(&pid)) else {
+            return true;
+        };
+        let elsewhere = !own.host.is_empty() && !peer.host.is_empty() && own.host != peer.host;
+        !elsewhere
+            || peer.address.is_empty()
+            || peer.address.lines().any(leaves_host)
+            || self.met.contains(&pid)
     }
 
     /// A peer has proved itself before the head told of it; false where it has left the cluster.
@@ -79,6 +95,7 @@ impl<W> Machine<W> {
         if self.departed.contains_key(&pid) {
             return false;
         }
+        self.met.insert(pid);
         self.members.entry(pid).or_insert_with(|| Member {
             pid,
             ..Member::default()
@@ -92,6 +109,7 @@ impl<W> Machine<W> {
             return;
         }
         self.departed.insert(pid, reason.to_owned());
+        self.met.remove(&pid);
         if self.me == HEAD {
             let others: Vec<ProcId> = self.members.keys().copied().filter(|p| *p != HEAD).collect();
             for other in others {
@@ -198,4 +216,13 @@ impl<W> Machine<W> {
             );
         }
     }
+}
+
+/// Whether an address, `unix:PATH` or `tcp:IP:PORT`, can be dialled from other hosts.
+fn leaves_host(address: &str) -> bool {
+    let ip = address
+        .strip_prefix("tcp:")
+        .and_then(|rest| rest.rsplit_once(':'));
+    ip.and_then(|(ip, _)| ip.trim_matches(['[', ']']).parse::<IpAddr>().ok())
+        .is_some_and(|ip| !ip.is_loopback())
 }
