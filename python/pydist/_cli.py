@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +28,8 @@ options:
   --machine-file FILE     start workers through ssh on the machines listed in FILE, one a line:
                           [count*][user@]host[:port] [bind_addr[:port]]
                           count is a number or auto, the machine's CPUs; # begins a comment
+      --tunnel            have all traffic with these machines go through ssh
+      --allow-plaintext   let connections to them go over the network without encryption
   -L, --load FILE         run FILE in __main__ of every process before the program; may be given several times
   -i, --interactive       an interactive session after the program
   -c CODE                 the program is the text CODE
@@ -63,6 +64,8 @@ WITH_VALUE = {
     "-m": "-m",
 }
 FLAGS = {
+    "--tunnel": "--tunnel",
+    "--allow-plaintext": "--allow-plaintext",
     "-i": "-i",
     "--interactive": "-i",
     "-h": "-h",
@@ -81,6 +84,7 @@ class Options:
     all_cpus: bool = False
     machines: list[Any] = field(default_factory=list)
     machine_file: str = ""
+    machine_params: dict[str, bool] = field(default_factory=dict)
     loads: list[tuple[str, str]] = field(default_factory=list)
     interactive: bool = False
     shows: str = ""
@@ -151,6 +155,8 @@ def _apply(options: Options, name: str, value: str) -> None:
         options.loads.append((_text(value, "the file of -L"), os.path.abspath(value)))
     elif name == "-i":
         options.interactive = True
+    elif name in ("--tunnel", "--allow-plaintext"):
+        options.machine_params[name[2:].replace("-", "_")] = True
     else:
         options.shows = name
 
@@ -226,9 +232,8 @@ def start_workers(options: Options) -> None:
     if options.count is not None or options.all_cpus:
         addprocs(options.count)
     if options.machines:
-        launch: Callable[[Any], Any] = addprocs
         try:
-            launch(options.machines)
+            addprocs(options.machines, **options.machine_params)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{options.machine_file}: {error}") from error
 

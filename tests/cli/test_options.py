@@ -149,7 +149,7 @@ def test_workers_of_a_machine_file_come_after_those_of_p(tmp_path, monkeypatch):
     path = tmp_path / "hosts"
     path.write_text("2*node1\n")
     calls: list[object] = []
-    monkeypatch.setattr("pydist._cluster.addprocs", lambda *given: calls.append(given) or [])
+    monkeypatch.setattr("pydist._cluster.addprocs", lambda *given, **params: calls.append(given) or [])
     _cli.start_workers(_cli.parse(["--machine-file", str(path), "-p", "3"]))
     assert calls == [(3,), ([("node1", 2)],)]
 

@@ -170,7 +170,7 @@ class Session:
         elif kind in (b"F", b"P"):
             text = payload.decode("utf-8", "replace")
             if kind == b"P":
-                text = f"{self.host}: {text}; with tunnel=True all traffic goes through ssh"
+                text = f"{self.host}: {text}; with tunnel=True (--tunnel) all traffic goes through ssh"
             self._error = ValueError(text) if kind == b"P" else LaunchWorkerError(text)
         elif self.workers is not None:
             worker = self.workers[index]
