@@ -292,6 +292,7 @@ def process_exited(pid: int, reason: str) -> ProcessExitedException:
     """The exception for a process that has gone, with what is known of it here."""
     worker = _workers.get(pid)
     if worker is not None:
+        reason = worker.exit_reason() or reason
         worker.has_ended()
         worker.drain(0.2)
         if worker.has_ended():

@@ -78,6 +78,11 @@ class Worker:
         poll = getattr(self.config.process, "poll", None)
         return None if poll is None else poll()
 
+    def exit_reason(self) -> str:
+        """How its process has ended, where its manager can tell; else an empty text."""
+        tell = getattr(self.config.process, "exit_reason", None)
+        return "" if tell is None else str(tell())
+
     def terminate(self) -> None:
         """Presses it to end."""
         self._ask_manager(self.manager.terminate, HOOK_SECONDS)

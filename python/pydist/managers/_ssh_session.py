@@ -19,6 +19,8 @@ POLL_SECONDS = 0.1
 """How often somebody who waits looks whether the launch has been given up."""
 END_SECONDS = 2.0
 """So long ssh has to end by itself once its session is over."""
+STATUS_SECONDS = 0.7
+"""So long the exit status of a worker is awaited once it is lost."""
 KILL_SECONDS = 2.0
 """So long it may take until the other host tells that a worker has been killed."""
 HELD_MAX = 1 << 16
@@ -50,6 +52,18 @@ class RemoteProcess:
     def has_ended(self) -> bool:
         """Whether it has ended, or nothing can be heard of it any more."""
         return self.abandoned or self.poll() is not None
+
+    def exit_reason(self) -> str:
+        """How it ended, which its host tells a moment after its connections have closed."""
+        self.session.wait(self.has_ended, time.monotonic() + STATUS_SECONDS)
+        if self.status is None:
+            return f"the ssh session of {self.session.host} has ended" if self.session.ended else ""
+        if self.status >= 0:
+            return f"exit code {self.status}"
+        try:
+            return f"signal {-self.status} ({signal.Signals(-self.status).name})"
+        except ValueError:
+            return f"signal {-self.status}"
 
     def send_signal(self, number: int) -> None:
         """Sends a signal to it and its process group."""
