@@ -43,9 +43,10 @@ def run(*words: str | os.PathLike[str]) -> str:
 class Servers:
     """Running servers of the hosts pd1, pd2, …"""
 
-    def __init__(self, count: int, *flags: str) -> None:
+    def __init__(self, count: int, *flags: str, folder: Path | None = None) -> None:
         self.scripts = scripts()
-        self.folder = Path(tempfile.mkdtemp(prefix="pydist-sshd-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="pydist-sshd-"))
+        self._runs = (self.folder / "args").exists()
         try:
             run(self.scripts / "sshd_up.sh", "--count", str(count), "--dir", self.folder, *flags)
         except BaseException:
@@ -54,6 +55,9 @@ class Servers:
         self.flags = ["-F", str(self.folder / "ssh_config")]
 
     def stop(self) -> None:
+        """Stop them, unless they ran before."""
+        if self._runs:
+            return
         run(self.scripts / "sshd_down.sh", "--dir", self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 

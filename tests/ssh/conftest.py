@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,7 +29,8 @@ def hosts() -> Iterator[Servers]:
     ours = not any(line.split()[:1] in (["pd1"], ["pd2"]) for line in listed.splitlines())
     run(folder / "netns_hosts.sh", "up", "2")
     try:
-        made = Servers(2, "--netns")
+        # Their port is fixed, so there can be but one such pair; what is there is used.
+        made = Servers(2, "--netns", folder=Path(os.environ.get("PYDIST_SSHD_DIR") or "/tmp/pydist-sshd"))
         yield made
         made.stop()
     finally:

@@ -58,8 +58,9 @@ def test_tunnels_connect_process_1_and_the_workers_of_each_host(far, multiplex, 
     assert d.pmap(abs, range(-20, 0)) == list(range(20, 0, -1))
     assert ask(a, b) == b
     for here, there in ((a, c), (c, b)):
-        with pytest.raises(d.NotConnectedError, match=rf"{here} .*{there}: .*no route.*pd1") as caught:
+        with pytest.raises(d.NotConnectedError, match=rf"{here} .*{there}: .*no route") as caught:
             ask(here, there)
+        assert "pd1" in str(caught.value)
         assert "pd2" in str(caught.value)
     # References whose owner cannot be reached do no harm to what can.
     future = d.remotecall(abs, a, -3)

@@ -122,11 +122,15 @@ class Session:
         exename: the Python executable there, for errors.
         command: the command line.
         hello: what the other end reads first.
+        master: the socket at which ssh takes tunnels, if it does; a killed one leaves it behind.
     """
 
-    def __init__(self, host: str, exename: str, command: list[str], hello: bytes) -> None:
+    def __init__(
+        self, host: str, exename: str, command: list[str], hello: bytes, master: str | None = None
+    ) -> None:
         self.host = host
         self.exename = exename
+        self._master = master
         self.workers: list[RemoteProcess] | None = None
         self.ended = False
         self._error: Exception | None = None
@@ -300,7 +304,10 @@ class Session:
         except subprocess.TimeoutExpired:
             self._kill()
             self._process.wait()
-        return None
+            return None
+        finally:
+            if self._master is not None and os.path.exists(self._master):
+                os.unlink(self._master)
 
     def _kill(self) -> None:
         """Kills ssh, and what it has started to reach the host."""

@@ -233,7 +233,7 @@ def _open(machines: list[Machine], params: dict[str, Any]) -> _Host:
     if params["tunnel"] and params["multiplex"]:
         master = os.path.join(_session.session.folder, f"m{name}")
     hello = f"{_session.session.cookie_text()}\n{json.dumps(_settings(machines, params))}\n".encode()
-    session = Session(first.host, exename, login.session(command, master), hello)
+    session = Session(first.host, exename, login.session(command, master), hello, master)
     tunnels = Tunnels(login, master) if params["tunnel"] else None
     limit = threading.Semaphore(params["max_parallel"])
     return _Host(session, login, limit, tunnels, all(m.bind_addr is None for m in machines))
