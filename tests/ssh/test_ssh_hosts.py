@@ -67,6 +67,12 @@ def test_tunnels_connect_process_1_and_the_workers_of_each_host(far, multiplex, 
     with pytest.raises(d.NotConnectedError):
         d.remotecall_fetch(lambda f: f.fetch(), c, future)
     assert future.fetch() == 3
+    channel = d.RemoteChannel(lambda: d.Channel(1), a)
+    for use in (channel.put, channel.take, channel.isready, channel.close):
+        with pytest.raises(d.NotConnectedError):
+            d.remotecall_fetch(use, c, *([1] if use == channel.put else []))
+    channel.put(5)
+    assert d.remotecall_fetch(channel.take, b) == 5
     (local,) = d.addprocs(1, lazy=lazy)
     with pytest.raises(d.NotConnectedError):
         ask(local, c)

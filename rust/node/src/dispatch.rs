@@ -382,7 +382,7 @@ impl Node {
         }
         let machine = self.machine.lock();
         let member = machine.member(pid).cloned()?;
-        let has_route = pid == HEAD || machine.has_route_to(pid);
+        let has_route = machine.has_route_to(pid);
         drop(machine);
         if !has_route {
             return None;

@@ -42,9 +42,16 @@ impl Ref {
         self.target
     }
 
+    fn check_reach(&self, py: Python<'_>) -> PyResult<()> {
+        node()?
+            .check_reach(self.target)
+            .map_err(|failed| errors::call_failed(py, failed))
+    }
+
     fn await_watch(&self, py: Python<'_>, want: Want, timeout: Option<f64>) -> PyResult<record::Outcome> {
         let node = node()?;
         let until = deadline(timeout)?;
+        self.check_reach(py)?;
         let cell = Cell::new();
         let id = self.target.id;
         let key = match node.watch(id, want, Wake::Cell(cell.clone())) {
@@ -129,9 +136,10 @@ impl Ref {
     /// Has a queue told, under a key, once there is a value, or given the value itself.
     ///
     /// Returns what takes that back, or None where the queue is told already.
-    fn tell(&self, queue: &Bound<'_, Queue>, key: u64, value: bool) -> PyResult<Option<u64>> {
+    fn tell(&self, py: Python<'_>, queue: &Bound<'_, Queue>, key: u64, value: bool) -> PyResult<Option<u64>> {
         let want = if value { Want::Value } else { Want::Ready };
         let node = node()?;
+        self.check_reach(py)?;
         let inner = &queue.get().inner;
         match node.watch(self.target.id, want, Wake::Queue(inner.clone(), key)) {
             Watch::Later(watch) => Ok(Some(watch)),

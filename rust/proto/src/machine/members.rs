@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use crate::body::Body;
-use crate::ids::{HEAD, ProcId, RefId};
+use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
 use crate::message::{Member, Message, RefOp};
-use crate::record::{Outcome, State, Waiter};
+use crate::record::{Outcome, Record, State, Waiter};
 use crate::topology::Wiring;
 
 use super::{Expect, Machine, Output};
@@ -83,11 +83,20 @@ impl<W> Machine<W> {
         let (Some(own), Some(peer)) = (self.members.get(&self.me), self.members.get(&pid)) else {
             return true;
         };
+        if self.me == HEAD || pid == HEAD {
+            return true;
+        }
         let elsewhere = !own.host.is_empty() && !peer.host.is_empty() && own.host != peer.host;
         !elsewhere
             || peer.address.is_empty()
             || peer.address.lines().any(leaves_host)
             || self.met.contains(&pid)
+    }
+
+    /// Whether the value of a reference is not here, and cannot come, as there is no route to its owner.
+    pub fn is_out_of_reach(&self, target: RemoteRef) -> bool {
+        let settled = self.records.get(&target.id).is_some_and(Record::is_settled);
+        !settled && !self.has_route_to(target.owner)
     }
 
     /// A peer has proved itself before the head told of it; false where it has left the cluster.
