@@ -63,10 +63,11 @@ def test_tunnels_connect_process_1_and_the_workers_of_each_host(far, multiplex, 
         assert "pd1" in str(caught.value)
         assert "pd2" in str(caught.value)
     # References whose owner cannot be reached do no harm to what can.
-    future = d.remotecall(abs, a, -3)
+    future = d.Future(a)
     with pytest.raises(d.NotConnectedError):
         d.remotecall_fetch(lambda f: f.fetch(), c, future)
-    assert future.fetch() == 3
+    future.put(3)
+    assert d.remotecall_fetch(lambda f: f.fetch(), b, future) == 3
     channel = d.RemoteChannel(lambda: d.Channel(1), a)
     for use in (channel.put, channel.take, channel.isready, channel.close):
         with pytest.raises(d.NotConnectedError):
