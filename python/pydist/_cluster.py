@@ -35,8 +35,9 @@ def addprocs(n: Any = None, **params: Any) -> list[int]:
 
     Parameters:
         n: how many on this machine, None for the number of CPUs that this process may use; or a list of
-            machines, `"[user@]host[:port] [bind_addr[:port]]"` or `(machine, count)`, reached through ssh; or
-            a `ClusterManager`; or the name of one in the entry-point group `pydist.cluster_managers`.
+            machines, `"[user@]host[:port] [bind_addr[:port]]"` or `(machine, count)`, reached through ssh,
+            whose own keywords `SSHManager` lists; or a `ClusterManager`; or the name of one in the
+            entry-point group `pydist.cluster_managers`.
         topology: which workers may call each other: "all_to_all", "master_worker" or "custom".
         lazy: connect workers to each other only when they call.
         dir: the workers' working directory; that of this process by default.
