@@ -1,6 +1,7 @@
 """What `benches.instructions` runs under callgrind: `python -m benches.counted PYTHON`.
 
-A call of `getppid` ends what is counted together; one goes to the worker and one is made here, behind each kind.
+A call of `getppid` ends what is counted together: behind each kind one goes to the worker, and one is made
+here.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Count the instructions of calls that do nothing, in process 1 and in the worker, by callgrind.
 
-Counts hardly depend on what else the machine does, so a regression shows where times would not. They are those of
-one machine's compiler, Python and C library: write them anew where one of these changes.
+Counts hardly depend on what else the machine does, so a regression shows where times would not. They are
+those of one compiler, Python and C library: write them anew where one of these changes.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def totals(folder: Path, name: str) -> list[int]:
 
 
 def run_counted(folder: Path) -> str | None:
-    """Run `benches.counted` under callgrind on one core, so that threads never spin; return what went wrong."""
+    """Run `benches.counted` under callgrind, all on one core, and return what went wrong."""
     core = min(os.sched_getaffinity(0))
     command = [*valgrind(folder / "head"), sys.executable, "-m", "benches.counted", str(wrapper(folder))]
     try:
@@ -114,13 +114,14 @@ def write(counts: Counts) -> None:
     TABLE.write_text(
         f"""# Instructions per call
 
-What one call takes of the processor, counted by callgrind on {os.uname().machine} with CPython {version}: everything
-that both processes do for it, the interpreter included. `python -m benches.instructions --write` counts again and
-writes this file; `--check`, which CI runs, fails where a count has grown by more than {TOLERANCE:.0%}.
+What one call takes of the processor, counted by callgrind on {os.uname().machine} with CPython {version}:
+everything that both processes do for it, the interpreter included. `python -m benches.instructions --write`
+counts again and writes this file; `--check`, which CI runs, fails where a count has grown by more than
+{TOLERANCE:.0%}.
 
 {table(counts)}
 
-Each call is one of `abs(-3)` on the one worker, and each channel is the worker's. A round trip is `remotecall_fetch`;
+Each call is one of `abs(-3)` on the one worker, whose the channel is too. A round trip is `remotecall_fetch`;
 an element of `pmap` goes in a message of its own.
 """,
         encoding="utf-8",
