@@ -1,16 +1,30 @@
-"""The other end of the bare-socket floor: `python -m benches.answer FD [SIZE_IN SIZE_OUT]`.
+"""The other end of the bare-socket limit: `python -m benches.answer FD [--spin] [--core N] [--sizes IN OUT]`.
 
-Without sizes whatever comes is echoed; with sizes each body of SIZE_IN bytes is received whole and
-answered by SIZE_OUT bytes of it.
+Without sizes whatever comes is echoed; with sizes each body of IN bytes is received whole and answered
+by OUT bytes of it.
 """
 
+import argparse
+import os
 import socket
-import sys
 
 
 def echo(connection: socket.socket) -> None:
     buffer = memoryview(bytearray(1 << 20))
     while received := connection.recv_into(buffer):
+        connection.sendall(buffer[:received])
+
+
+def echo_spinning(connection: socket.socket) -> None:
+    buffer = memoryview(bytearray(1 << 16))
+    connection.setblocking(False)
+    while True:
+        try:
+            received = connection.recv_into(buffer)
+        except BlockingIOError:
+            continue
+        if not received:
+            return
         connection.sendall(buffer[:received])
 
 
@@ -24,13 +38,23 @@ def answer_bodies(connection: socket.socket, size_in: int, size_out: int) -> Non
             filled = 0
 
 
-def main(descriptor: str, *sizes: str) -> None:
-    with socket.socket(fileno=int(descriptor)) as connection:
-        if sizes:
-            answer_bodies(connection, *map(int, sizes))
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("descriptor", type=int)
+    parser.add_argument("--spin", action="store_true")
+    parser.add_argument("--core", type=int)
+    parser.add_argument("--sizes", type=int, nargs=2)
+    options = parser.parse_args()
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})
+    with socket.socket(fileno=options.descriptor) as connection:
+        if options.sizes:
+            answer_bodies(connection, *options.sizes)
+        elif options.spin:
+            echo_spinning(connection)
         else:
             echo(connection)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

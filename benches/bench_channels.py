@@ -1,0 +1,7 @@
+"""Channels and queues."""
+
+from benches.rows.channels import ROWS as ROWS
+
+
+def test_channels(measure, row, contestant):
+    measure(row, contestant)
