@@ -38,6 +38,7 @@ from ._errors import (
     VersionMismatchError,
 )
 from ._everywhere import everywhere
+from ._heartbeat import set_heartbeat
 from ._ipython import load_ipython_extension as load_ipython_extension
 from ._ipython import unload_ipython_extension as unload_ipython_extension
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
@@ -114,6 +115,7 @@ __all__ = [
     "remoteref_id",
     "rmprocs",
     "set_default_worker_pool",
+    "set_heartbeat",
     "spawn",
     "spawnat",
     "start_worker",

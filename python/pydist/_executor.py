@@ -89,6 +89,10 @@ def _step(executor: _core.Executor) -> bool:
         from . import _cluster
 
         _cluster.members_changed()
+    elif kind == "silent":
+        from . import _cluster
+
+        _cluster.worker_silent(what)
     elif kind == "joined":
         from . import _cluster
 

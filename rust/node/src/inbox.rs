@@ -37,6 +37,8 @@ pub enum Item {
     Interrupt(Option<(ProcId, u64)>),
     /// A process has joined the cluster or left it.
     Members,
+    /// A worker was silent for too long: nobody waits for it any more, and its manager is to put an end to it.
+    Silent(ProcId),
     /// Something for the log.
     Note(String),
     /// A worker that dialled in at a listener by itself has joined: its id and the listener's token.
@@ -292,6 +294,7 @@ impl Inbox {
                 | Item::Freed(_)
                 | Item::Interrupt(_)
                 | Item::Members
+                | Item::Silent(_)
                 | Item::Note(_)
                 | Item::Joined(..)
                 | Item::Connect(..)

@@ -11,6 +11,7 @@ pub mod inbox;
 mod lanes;
 mod link;
 mod listener;
+mod liveness;
 mod node;
 mod outgoing;
 mod parker;
@@ -25,4 +26,5 @@ pub mod waiter;
 
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
 pub use parker::Parked;
+pub use pydist_proto::liveness::Settings as Heartbeats;
 pub use sending::{CallFailed, Payload};

@@ -96,6 +96,8 @@ pub(crate) struct Link {
     bulk: Mutex<()>,
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) messages_sent: AtomicU64,
+    /// When something came last, in microseconds since the start of the process.
+    pub(crate) heard: AtomicU64,
 }
 
 impl Link {
@@ -130,6 +132,7 @@ impl Link {
             bulk: Mutex::new(()),
             bytes_sent: AtomicU64::new(0),
             messages_sent: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
         }
     }
 
@@ -377,6 +380,25 @@ impl Link {
         }
     }
 
+    /// Writes a frame, unless others are under way.
+    pub(crate) fn write_if_idle(&self, frame: &[u8]) {
+        if !self.is_open() || self.is_closed() {
+            return;
+        }
+        let Some(mut writer) = self.writer.try_lock() else {
+            return;
+        };
+        self.take_pending(&mut writer);
+        self.write_queue(&mut writer);
+        if writer.is_idle() {
+            self.queued.fetch_add(frame.len(), Ordering::Relaxed);
+            writer.push(Outgoing::bytes(frame.to_vec()));
+            self.write_queue(&mut writer);
+        }
+        drop(writer);
+        self.flush_if_pending();
+    }
+
     /// Streams borrowed segments chunk by chunk; between chunks others may write.
     fn send_chunks(
         &self,
@@ -499,7 +521,7 @@ impl Link {
     }
 }
 
-fn is_unix(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_unix(fd: BorrowedFd<'_>) -> bool {
     rustix::net::getsockname(fd).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
 }
 

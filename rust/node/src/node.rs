@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::sync::{Condvar, Mutex, RwLock};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::{HEAD, ProcId, RefId};
+use pydist_proto::liveness::{Liveness, Settings};
 use pydist_proto::machine::{CallError, Counts, Machine};
 use pydist_proto::message::Member;
 use pydist_proto::topology::Topology;
@@ -82,6 +83,8 @@ pub struct StatsSnapshot {
     /// Large messages that were streamed since memory could not be shared.
     pub share_fallbacks: u64,
     pub executors: usize,
+    /// Messages that were dropped since they came too late, or twice.
+    pub messages_dropped: u64,
 }
 
 /// One process of the cluster.
@@ -114,6 +117,9 @@ pub struct Node {
     pub(crate) arrivals: Mutex<FxHashMap<ProcId, Arrival>>,
     pub(crate) arrived: Condvar,
     pub(crate) dying: Mutex<Vec<Dying>>,
+    pub(crate) liveness: Mutex<Liveness>,
+    /// The start of the process, from which its state machines count time.
+    pub(crate) born: Instant,
     /// References whose handles finalizers have dropped.
     pub(crate) dropped: crossbeam_queue::SegQueue<Dropped>,
     pub(crate) dropped_signalled: AtomicBool,
@@ -178,6 +184,8 @@ impl Node {
             arrivals: Mutex::default(),
             arrived: Condvar::new(),
             dying: Mutex::default(),
+            liveness: Mutex::new(Liveness::new(Settings::default())),
+            born: crate::sync::now(),
             dropped: crossbeam_queue::SegQueue::new(),
             dropped_signalled: AtomicBool::new(false),
             telling: Mutex::new(()),
@@ -446,7 +454,9 @@ impl Node {
 
     pub fn stats(&self) -> StatsSnapshot {
         self.collect_dropped();
-        let counts = self.machine.lock().counts();
+        let machine = self.machine.lock();
+        let (counts, messages_dropped) = (machine.counts(), machine.strays());
+        drop(machine);
         let links = self.connections.read();
         StatsSnapshot {
             counts,
@@ -467,6 +477,7 @@ impl Node {
             shared_bytes: self.sharing.bytes(),
             share_fallbacks: self.sharing.fallbacks.load(Ordering::Relaxed),
             executors: self.inbox.executors(),
+            messages_dropped,
         }
     }
 

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
 use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
-use crate::record::{Outcome, Record, State, Waiter, Want};
+use crate::record::{Departure, Outcome, Record, State, Waiter, Want};
 use crate::topology::{Topology, Wiring};
 
 mod channels;
@@ -66,6 +66,8 @@ pub enum CallError {
     NotConnected(ProcId, ProcId),
     #[error("process {0} has exited: {1}")]
     Exited(ProcId, String),
+    #[error("process {0} cannot be reached: {1}")]
+    Lost(ProcId, String),
 }
 
 /// What an answer is for.
@@ -128,7 +130,7 @@ pub struct Machine<W> {
     next_id: u64,
     next_key: u64,
     members: BTreeMap<ProcId, Member>,
-    departed: BTreeMap<ProcId, String>,
+    departed: BTreeMap<ProcId, Departure>,
     outstanding: FxHashMap<u64, Outstanding<W>>,
     running: FxHashMap<(ProcId, u64), Run>,
     records: FxHashMap<RefId, Record<W>>,
@@ -228,7 +230,8 @@ impl<W> Machine<W> {
             };
         }
         Err(match self.departed.get(&pid) {
-            Some(reason) => CallError::Exited(pid, reason.clone()),
+            Some(Departure { reason, lives: true }) => CallError::Lost(pid, reason.clone()),
+            Some(Departure { reason, .. }) => CallError::Exited(pid, reason.clone()),
             None => CallError::NoSuchProcess(pid),
         })
     }
@@ -406,8 +409,8 @@ impl<W> Machine<W> {
             }
             Message::Ping { tick } => self.send(from, Message::Pong { tick }),
             Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
-            // Memory files are no matter of the machine, but of whoever maps them.
-            Message::Unmapped { .. } => {}
+            // Memory files are no matter of the machine, but of whoever maps them, and heartbeats of the connection.
+            Message::Unmapped { .. } | Message::Heartbeat(_) => {}
         }
     }
 
@@ -445,7 +448,7 @@ impl<W> Machine<W> {
             return;
         };
         let mut outcome = outcome;
-        if let (Status::Exited, Expect::Value(reference) | Expect::Ready(reference)) =
+        if let (Status::Exited | Status::Lost, Expect::Value(reference) | Expect::Ready(reference)) =
             (outcome.status, &expect)
         {
             // The owner lives; it heard that the maker left before its word came.
@@ -526,7 +529,7 @@ impl<W> Machine<W> {
     fn wake(&mut self, waiter: Waiter<W>, outcome: &Outcome) {
         let short = |want| match want {
             Want::Value => outcome.clone(),
-            Want::Ready if outcome.status == Status::Exited => outcome.clone(),
+            Want::Ready if outcome.status.is_gone() => outcome.clone(),
             Want::Ready => Outcome::bare(Status::Yes, outcome.pid),
         };
         match waiter {

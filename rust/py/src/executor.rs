@@ -115,6 +115,7 @@ impl Executor {
             ),
             Item::Interrupt(which) => ("interrupt", lonely, which.into_pyobject(py)?.into_any().unbind()),
             Item::Members => ("members", lonely, none),
+            Item::Silent(pid) => ("silent", lonely, pid.into_pyobject(py)?.into_any().unbind()),
             Item::Note(text) => ("note", lonely, text.into_pyobject(py)?.into_any().unbind()),
             Item::Joined(pid, listener) => (
                 "joined",
