@@ -172,6 +172,13 @@ fn f17_one_that_was_frozen_judges_nobody_at_once() {
                 "a dead peer is given up after all"
             );
         }
+        // Of its time it has used up 600 ms before, and up to one round's time at the beginning.
+        let left = H + INTERVAL - ms(600) - INTERVAL / 2;
+        assert!(
+            now >= thawed + left,
+            "the time that it was away counted: {:?}",
+            now - thawed
+        );
     }
 }
 
