@@ -95,7 +95,6 @@ class DialIn:
     def __init__(self, manager: d.ElasticManager) -> None:
         self.manager = manager
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
-        self._before = set(d.procs())
 
     def start(self, address: str | None = None, prefix: Sequence[str] = ()) -> int:
         """Start one that dials an address, by default that of the manager; return its id."""
@@ -104,7 +103,7 @@ class DialIn:
             place = words.index("--connect")
             words[place + 1] = address
         process = subprocess.Popen([*prefix, *words], stderr=subprocess.DEVNULL)
-        known = self._before | set(self.processes)
+        known = set(d.procs())
 
         def joined() -> set[int]:
             assert process.poll() is None, "the worker ended before it joined"
