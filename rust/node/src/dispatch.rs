@@ -208,7 +208,7 @@ impl Node {
             };
             let room = spare.len();
             let (n, file) = match link.receive(spare) {
-                Ok((0, _)) => return Read::Over("the connection ended".to_owned()),
+                Ok((0, _)) => return Read::Over(link.end_reason()),
                 Ok(received) => received,
                 Err(Errno::AGAIN) => return Read::Drained,
                 Err(Errno::INTR) => continue,

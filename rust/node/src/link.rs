@@ -20,6 +20,7 @@ use rustix::net::{
 };
 
 use crate::dialing::Dial;
+use crate::node::Node;
 use crate::outgoing::{Outgoing, Queue};
 use crate::shared::Shared;
 
@@ -98,6 +99,8 @@ pub(crate) struct Link {
     pub(crate) messages_sent: AtomicU64,
     /// When something came last, in microseconds since the start of the process.
     pub(crate) heard: AtomicU64,
+    /// The first error of writing, which the system tells once.
+    write_error: Mutex<Option<Errno>>,
 }
 
 impl Link {
@@ -133,6 +136,7 @@ impl Link {
             bytes_sent: AtomicU64::new(0),
             messages_sent: AtomicU64::new(0),
             heard: AtomicU64::new(0),
+            write_error: Mutex::default(),
         }
     }
 
@@ -374,7 +378,8 @@ impl Link {
             self.queued.fetch_sub(written, Ordering::Relaxed);
             self.room.notify_all();
         }
-        if result.is_err() {
+        if let Err(error) = result {
+            self.write_error.lock().get_or_insert(error);
             // The reader sees the end of the connection and reports it.
             let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
         }
@@ -510,10 +515,21 @@ impl Link {
                     }
                 }
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(SendError::Closed),
+                Err(error) => {
+                    self.write_error.lock().get_or_insert(error);
+                    return Err(SendError::Closed);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Why the connection has ended, as far as writing to it has told.
+    pub(crate) fn end_reason(&self) -> String {
+        self.write_error
+            .lock()
+            .filter(|error| *error != Errno::PIPE)
+            .map_or_else(|| "the connection ended".to_owned(), Node::broken)
     }
 
     pub(crate) fn raw_fd(&self) -> i32 {

@@ -282,8 +282,8 @@ impl Pair {
         let until = self.now + time;
         while self.now < until {
             self.now += STEP;
-            for who in 0..2 {
-                if run[who] {
+            for (who, runs) in run.into_iter().enumerate() {
+                if runs {
                     self.read(who);
                     if self.nodes[who].run(self.now) {
                         self.send(who);
