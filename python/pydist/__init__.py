@@ -47,6 +47,7 @@ from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_wo
 from ._refs import Future, as_completed, fetch, wait
 from ._retries import ExponentialBackOff
 from ._serialize import register_by_value, unregister_by_value
+from ._stacks import stacks
 from ._streams import RandomStreams, random_streams
 from ._sync import sync
 from ._transport import init_worker, process_messages, start_worker, worker_id_from_socket
@@ -118,6 +119,7 @@ __all__ = [
     "set_heartbeat",
     "spawn",
     "spawnat",
+    "stacks",
     "start_worker",
     "stats",
     "sync",

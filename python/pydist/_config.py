@@ -46,6 +46,11 @@ def checked_heartbeat(timeout: float | None, interval: float | None) -> tuple[fl
     return timeout, interval
 
 
+def hang_report() -> float:
+    """Seconds after which a wait is warned of, with all stacks: `PYDIST_HANG_REPORT`, never by default."""
+    return _number("PYDIST_HANG_REPORT", 0.0, zero=True)
+
+
 def message_max() -> int:
     """The largest message in bytes that is accepted: `PYDIST_MESSAGE_MAX`, 64 GiB by default."""
     return int(_number("PYDIST_MESSAGE_MAX", float(64 << 30)))

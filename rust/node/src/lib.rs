@@ -21,6 +21,7 @@ mod reactor;
 mod schedules;
 mod sending;
 mod shared;
+mod stacks;
 mod sync;
 pub mod waiter;
 

@@ -21,6 +21,7 @@ use crate::link::Link;
 use crate::listener::Listener;
 use crate::parker::Parked;
 use crate::shared::Sharing;
+use crate::stacks::Stacks;
 use crate::waiter::Wake;
 
 /// What a process needs to know to start.
@@ -118,6 +119,7 @@ pub struct Node {
     pub(crate) arrived: Condvar,
     pub(crate) dying: Mutex<Vec<Dying>>,
     pub(crate) liveness: Mutex<Liveness>,
+    pub(crate) stacks: Stacks,
     /// The start of the process, from which its state machines count time.
     pub(crate) born: Instant,
     /// References whose handles finalizers have dropped.
@@ -185,6 +187,7 @@ impl Node {
             arrived: Condvar::new(),
             dying: Mutex::default(),
             liveness: Mutex::new(Liveness::new(Settings::default())),
+            stacks: Stacks::default(),
             born: crate::sync::now(),
             dropped: crossbeam_queue::SegQueue::new(),
             dropped_signalled: AtomicBool::new(false),

@@ -44,6 +44,7 @@ pub(crate) mod kind {
     pub(crate) const CHUNK: u8 = 15;
     pub(crate) const UNMAPPED: u8 = 16;
     pub(crate) const HEARTBEAT: u8 = 17;
+    pub(crate) const STACKS: u8 = 18;
 }
 
 /// In a heartbeat: the sender wants to hear something at each interval.
@@ -385,6 +386,7 @@ pub fn encode(message: Message) -> Encoded {
         ),
         Message::Ping { tick } => bare(kind::PING, tick),
         Message::Pong { tick } => bare(kind::PONG, tick),
+        Message::Stacks { req } => bare(kind::STACKS, req),
         Message::Heartbeat(beat) => (heartbeat_header(beat), Body::default()),
     };
     Encoded {

@@ -49,6 +49,8 @@ pub enum Output<W> {
     Export(RefId),
     /// Nobody holds a channel any more that Python keeps.
     Freed(RefId),
+    /// A process asks what this one runs and waits for.
+    Stacks(ProcId, u64),
     /// The head asks this process to end.
     Exit,
     /// A worker answers calls.
@@ -409,6 +411,7 @@ impl<W> Machine<W> {
             }
             Message::Ping { tick } => self.send(from, Message::Pong { tick }),
             Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
+            Message::Stacks { req } => self.outputs.push(Output::Stacks(from, req)),
             // Memory files are no matter of the machine, but of whoever maps them, and heartbeats of the connection.
             Message::Unmapped { .. } | Message::Heartbeat(_) => {}
         }
@@ -490,6 +493,22 @@ impl<W> Machine<W> {
         );
         self.share_refs(target.owner, refs);
         Ok(req)
+    }
+
+    /// Asks a process what it runs and waits for.
+    pub fn open_stacks(&mut self, pid: ProcId, wake: W) -> Result<u64, CallError> {
+        self.check_pid(pid)?;
+        let req = self.fresh_id();
+        let expect = Expect::Op(wake);
+        self.outstanding.insert(req, Outstanding { pid, expect });
+        self.send(pid, Message::Stacks { req });
+        Ok(req)
+    }
+
+    /// The calls that run here, by who made them and their numbers.
+    pub fn running_calls(&self) -> impl Iterator<Item = (ProcId, u64)> {
+        let running = self.running.iter().filter(|(_, run)| **run != Run::Queued);
+        running.map(|(key, _)| *key)
     }
 
     fn ask(&mut self, owner: ProcId, op: RefOp, target: RefId, expect: Expect<W>) -> u64 {

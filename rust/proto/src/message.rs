@@ -207,6 +207,10 @@ pub enum Message {
     Pong {
         tick: u64,
     },
+    /// Asks what the receiver runs and waits for; answered with a text.
+    Stacks {
+        req: u64,
+    },
     /// The sender lives.
     Heartbeat(Heartbeat),
 }

@@ -10,6 +10,7 @@ mod outcome;
 mod queue;
 mod refs;
 mod schedule;
+mod stacks;
 mod waiting;
 
 use pyo3::pymodule;
@@ -45,6 +46,8 @@ mod _core {
     use super::refs::{Ref, create_future, exported, local_call, reference};
     #[pymodule_export]
     use super::schedule::Schedule;
+    #[pymodule_export]
+    use super::stacks::{answer_stacks, ask_stacks, dump_stacks_by, report_hangs};
 
     /// Tells Python the version, which stands in `Cargo.toml` alone.
     #[pymodule_init]

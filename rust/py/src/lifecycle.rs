@@ -208,7 +208,7 @@ pub(crate) fn attach_incoming(fd: i32, inst: [u8; 16]) -> PyResult<()> {
         .map_err(|error| errors::node_error(&error))
 }
 
-fn own(fd: i32) -> OwnedFd {
+pub(crate) fn own(fd: i32) -> OwnedFd {
     // SAFETY: the Python layer hands over a descriptor that it has detached from its object.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
