@@ -126,7 +126,8 @@ def _own() -> str:
     parts = []
     for ident, frame in sys._current_frames().items():
         key, name = calls.get(ident), names.get(ident, "")
-        if ident == threading.get_ident() or (key is None and name.startswith("pydist-")):
+        idles = key is None and (ident in _interrupts._executors or name.startswith("pydist-"))
+        if idles or ident == threading.get_ident():
             continue
         frames = _users(frame)
         waits = _wait_of(frames)
@@ -175,11 +176,18 @@ def _wait_of(frames: list[FrameType]) -> str:
     if name == "sleep":
         return f"sleep of {values.get('seconds')} s"
     if "self" in values:
-        return f"{name} of {values['self']!r}"
+        return f"{name} of {_shown(values['self'])}"
     for key in ("where", "pid", "pids"):
         if key in values:
-            return f"{name} on process {values[key]!r}"
+            return f"{name} on process {_shown(values[key])}"
     return name
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def _coroutines() -> Iterator[tuple[tuple[int, int], list[FrameType]]]:
