@@ -38,6 +38,7 @@ from ._errors import (
     VersionMismatchError,
 )
 from ._everywhere import everywhere
+from ._heartbeat import set_heartbeat
 from ._ipython import load_ipython_extension as load_ipython_extension
 from ._ipython import unload_ipython_extension as unload_ipython_extension
 from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
@@ -46,6 +47,7 @@ from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_wo
 from ._refs import Future, as_completed, fetch, wait
 from ._retries import ExponentialBackOff
 from ._serialize import register_by_value, unregister_by_value
+from ._stacks import stacks
 from ._streams import RandomStreams, random_streams
 from ._sync import sync
 from ._transport import init_worker, process_messages, start_worker, worker_id_from_socket
@@ -116,8 +118,10 @@ __all__ = [
     "remoteref_id",
     "rmprocs",
     "set_default_worker_pool",
+    "set_heartbeat",
     "spawn",
     "spawnat",
+    "stacks",
     "start_worker",
     "stats",
     "sync",

@@ -359,7 +359,7 @@ def _check(outcome: _core.Outcome) -> _core.Outcome:
         if not len(outcome.data):
             raise ChannelClosedError("the channel is closed")
         raise _serialize.loads(outcome.data, outcome.buffers)
-    if outcome.status == _refs.EXITED:
+    if outcome.status in _refs.GONE:
         raise _refs.error_of(outcome)
     if outcome.status == _refs.UNKNOWN_REF:
         raise ValueError("this channel is gone: its owner was told that nobody holds it")

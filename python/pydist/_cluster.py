@@ -11,7 +11,7 @@ from typing import Any
 
 from . import _cookies, _core, _launching, _session
 from ._abstract_pool import AbstractWorkerPool
-from ._errors import LaunchWorkerError, NotConnectedError, ProcessExitedException
+from ._errors import ConnectionLostError, LaunchWorkerError, NotConnectedError, ProcessExitedException
 from .managers import _params, _registry
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.local import LocalManager
@@ -121,6 +121,19 @@ def _take_up(worker: _launching.Worker) -> None:
     worker.manage("register")
     for failure in _catch_up([worker.pid]):
         logging.getLogger("pydist").warning("%s", failure)
+
+
+def worker_silent(pid: int) -> None:
+    """A worker has been given up since it was not heard any more: its manager is to put an end to it."""
+    worker = _workers.get(pid)
+    if worker is not None:
+        threading.Thread(target=_put_an_end_to, args=(worker,), name="pydist-silent", daemon=True).start()
+
+
+def _put_an_end_to(worker: _launching.Worker) -> None:
+    worker.kill()
+    worker.drain(1.0)
+    _forget(worker)
 
 
 def admit(listener: int, manager: ClusterManager | None) -> None:
@@ -289,16 +302,22 @@ def _forget(worker: _launching.Worker) -> None:
         worker.await_release()
 
 
-def process_exited(pid: int, reason: str) -> ProcessExitedException:
-    """The exception for a process that has gone, with what is known of it here."""
+def process_exited(pid: int, reason: str, lives: bool = False) -> ProcessExitedException:
+    """The exception for a process that has gone, or `lives` out of reach, with what is known of it here."""
+    if lives:
+        return ConnectionLostError(pid, reason)
     worker = _workers.get(pid)
+    host, output = None, ""
     if worker is not None:
         reason = worker.exit_reason() or reason
-        worker.has_ended()
-        worker.drain(0.2)
+        if not worker.has_ended() and not reason.startswith("no heartbeat"):
+            worker.drain(0.2)
         if worker.has_ended():
+            worker.drain(0.2)
             _forget(worker)
-    host, output = _gone.get(pid, (None, ""))
+        else:
+            host, output = worker.host, worker.output()
+    host, output = _gone.get(pid, (host, output))
     if pid in _removed:
         reason = f"removed by rmprocs ({reason})"
     return ProcessExitedException(pid, reason, host, output)

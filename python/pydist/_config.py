@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 
 def worker_timeout() -> float:
     """Seconds that a worker has for its start: `PYDIST_WORKER_TIMEOUT`, 60 by default."""
     return _number("PYDIST_WORKER_TIMEOUT", 60.0)
+
+
+def heartbeat() -> tuple[float | None, float]:
+    """The times of the heartbeat in seconds: `PYDIST_HEARTBEAT` and `PYDIST_HEARTBEAT_INTERVAL`.
+
+    After so much silence a process is given up, 30 by default and 0 for never; one that has sent nothing for
+    an interval, by default a sixth of that, sends a heartbeat.
+    """
+    timeout = _number("PYDIST_HEARTBEAT", 30.0, zero=True) or None
+    interval = _number("PYDIST_HEARTBEAT_INTERVAL", 0.0, zero=True) or None
+    return checked_heartbeat(timeout, interval)
+
+
+def checked_heartbeat(timeout: float | None, interval: float | None) -> tuple[float | None, float]:
+    """Completes the times of a heartbeat.
+
+    Raises:
+        ValueError: they make no sense.
+    """
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise ValueError(
+            f"the timeout of the heartbeat must be a positive number of seconds, not {timeout!r}"
+        )
+    if interval is None:
+        interval = 5.0 if timeout is None else timeout / 6
+    elif not 0 < interval < math.inf:
+        raise ValueError(
+            f"the interval of the heartbeat must be a positive number of seconds, not {interval!r}"
+        )
+    if timeout is not None and not interval < timeout / 2:
+        raise ValueError(
+            f"the interval of the heartbeat must be less than half of its timeout, {timeout:g} s, "
+            f"not {interval:g} s"
+        )
+    return timeout, interval
+
+
+def hang_report() -> float:
+    """Seconds after which a wait is warned of, with all stacks: `PYDIST_HANG_REPORT`, never by default."""
+    return _number("PYDIST_HANG_REPORT", 0.0, zero=True)
 
 
 def message_max() -> int:

@@ -26,6 +26,8 @@ def start(*, leads: bool) -> None:
     global _leads
     _leads = leads
     _core.limit_threads(_config.threads_max())
+    if _config.hang_report():
+        _core.report_hangs(_config.hang_report())
     _spawn()
 
 
@@ -89,6 +91,14 @@ def _step(executor: _core.Executor) -> bool:
         from . import _cluster
 
         _cluster.members_changed()
+    elif kind == "silent":
+        from . import _cluster
+
+        _cluster.worker_silent(what)
+    elif kind == "stacks":
+        from . import _stacks
+
+        _stacks.answer(*what)
     elif kind == "joined":
         from . import _cluster
 

@@ -244,7 +244,7 @@ class Run:
         elif outcome.status == _refs.CANCELLED:
             self._schedule.cancelled(key, time.monotonic_ns())
             self._keep(flight, flight.first, flight.count)
-        elif outcome.status == _refs.EXITED:
+        elif outcome.status in _refs.GONE:
             self._flights[key] = flight
             self._died(flight.worker, _refs.error_of(outcome))
         else:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Waitable = TypeVar("Waitable", "Future", "RemoteChannel")
 
-VALUE, ERROR, CANCELLED, YES, NO, ALREADY_SET, UNKNOWN_REF, EXITED, CLOSED = range(9)
+VALUE, ERROR, CANCELLED, YES, NO, ALREADY_SET, UNKNOWN_REF, EXITED, CLOSED, LOST = range(10)
+GONE = (EXITED, LOST)
 
 # Those that have been passed on, or have come from elsewhere: others stay out, since the table never shrinks.
 _futures: weakref.WeakValueDictionary[tuple[int, int], Future] = weakref.WeakValueDictionary()
@@ -202,7 +203,7 @@ class Future(Reference):
 
     def accept(self, outcome: _core.Outcome) -> None:
         """Keeps the value that a wait has brought; it may be here already, or never come."""
-        if outcome.status not in (YES, EXITED):
+        if outcome.status not in (YES, *GONE):
             self._raw = outcome
 
     def _await_other_thread(self, timeout: float | None) -> None:
@@ -344,10 +345,11 @@ def error_of(outcome: _core.Outcome) -> BaseException:
         return load_exception(outcome.data, outcome.buffers)
     if outcome.status == CANCELLED:
         return CancelledError("the call was cancelled")
-    if outcome.status == EXITED:
+    if outcome.status in GONE:
         from ._cluster import process_exited
 
-        return process_exited(outcome.pid, bytes(outcome.data).decode("utf-8", "replace"))
+        reason = bytes(outcome.data).decode("utf-8", "replace")
+        return process_exited(outcome.pid, reason, outcome.status == LOST)
     return ValueError("the value of this reference is gone: its owner was told that nobody holds it")
 
 

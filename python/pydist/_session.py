@@ -111,6 +111,7 @@ def start_node(
 ) -> None:
     """Starts the core of this process, and its listener where it has an address."""
     global _started
+    heartbeat = _config.heartbeat()
     _core.start(
         pid,
         ospid=os.getpid(),
@@ -128,6 +129,7 @@ def start_node(
         shared_max=_config.shared_max(),
         transport_inst=transport_inst,
     )
+    _core.set_heartbeat(*heartbeat)
     if address:
         _core.listen(address)
     os.register_at_fork(after_in_child=_after_fork)

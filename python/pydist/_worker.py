@@ -10,7 +10,7 @@ import time
 import types
 from typing import Any
 
-from . import _core, _executor, _interrupts, _lines, _session
+from . import _core, _executor, _interrupts, _lines, _session, _stacks
 
 
 def main(cookie: bytes, config: dict[str, Any]) -> None:
@@ -60,6 +60,7 @@ def _serve(address: str) -> None:
     _fresh_main()
     atexit.register(_core.close)
     _executor.start(leads=True)
+    _stacks.prepare()
     _core.announce_ready(address)
     _run()
 

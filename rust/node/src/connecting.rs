@@ -369,6 +369,7 @@ impl Node {
             self.accept_assignment(peer, assignment)?;
         }
         link.opened(peer);
+        self.watch_life(link);
         if peer == HEAD && self.me() != HEAD {
             self.exit_on_head_loss.store(true, Ordering::SeqCst);
             self.arrived.notify_all();

@@ -16,6 +16,8 @@ pub(crate) struct Dying {
     pub(crate) ospid: u32,
     pub(crate) until: Instant,
     pub(crate) reason: String,
+    /// It was not heard any more: its connection was ended here.
+    pub(crate) silent: bool,
 }
 
 /// Describes how a child ended, or nothing while it runs or where it is no child of this process.

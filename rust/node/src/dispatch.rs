@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::death::{Dying, STATUS_WAIT};
 use crate::inbox::Item;
 use crate::link::{Came, Link, Reading};
+use crate::liveness::WORD_OF_HEAD;
 use crate::node::{Arrival, Node, TELL_AFTER};
 use crate::poll::{Event, TIMER, WAKER};
 use crate::shared::Received;
@@ -102,6 +103,7 @@ impl Node {
             Output::InterruptCall(src, id) => self.push_item(Item::Interrupt(Some((src, id)))),
             Output::Export(id) => self.push_item(Item::Export(id)),
             Output::Freed(id) => self.push_item(Item::Freed(id)),
+            Output::Stacks(from, req) => self.stacks_asked(from, req),
             Output::Exit => self.push_item(Item::Exit),
             Output::WorkerReady(member) => self.worker_ready(member),
             Output::Joined(pid) => {
@@ -145,7 +147,7 @@ impl Node {
         }
     }
 
-    fn read_link(&self, link: &Arc<Link>, enough: &dyn Fn() -> bool) {
+    pub(crate) fn read_link(&self, link: &Arc<Link>, enough: &dyn Fn() -> bool) {
         loop {
             link.again.store(true, Ordering::SeqCst);
             let Some(mut reading) = link.reading.try_lock() else {
@@ -207,12 +209,13 @@ impl Node {
             };
             let room = spare.len();
             let (n, file) = match link.receive(spare) {
-                Ok((0, _)) => return Read::Over("the connection ended".to_owned()),
+                Ok((0, _)) => return Read::Over(link.end_reason()),
                 Ok(received) => received,
                 Err(Errno::AGAIN) => return Read::Drained,
                 Err(Errno::INTR) => continue,
-                Err(error) => return Read::Over(error.to_string()),
+                Err(error) => return Read::Over(Node::broken(error)),
             };
+            self.heard(link);
             self.bytes_received.fetch_add(n as u64, Ordering::Relaxed);
             let attached = file.is_some();
             if let Some(fd) = file
@@ -239,6 +242,7 @@ impl Node {
         loop {
             match decoder.poll_message() {
                 Ok(None) => return Ok(()),
+                Ok(Some(Message::Heartbeat(beat))) => self.handle_heartbeat(link, beat),
                 Ok(Some(message)) => {
                     self.messages_received.fetch_add(1, Ordering::Relaxed);
                     if let Message::Unmapped { files } = message {
@@ -257,6 +261,11 @@ impl Node {
 
     /// Ends a connection; what waits for its process ends too.
     pub(crate) fn fail_link(&self, link: &Arc<Link>, reason: &str) {
+        self.end_link(link, reason, false);
+    }
+
+    /// Ends a connection, which has failed or whose peer is `silent`.
+    pub(crate) fn end_link(&self, link: &Arc<Link>, reason: &str, silent: bool) {
         if !self.retire(link) {
             return;
         }
@@ -279,7 +288,7 @@ impl Node {
             primary
         };
         if primary || link.is_open() {
-            self.lost(peer, reason);
+            self.lost(peer, reason, silent);
         }
     }
 
@@ -289,6 +298,7 @@ impl Node {
             return false;
         }
         self.driver.unwatch(link.fd());
+        self.unwatch_life(link);
         let last = {
             let mut connections = self.connections.write();
             connections.remove(&link.token);
@@ -305,7 +315,7 @@ impl Node {
         true
     }
 
-    fn lost(&self, pid: ProcId, reason: &str) {
+    fn lost(&self, pid: ProcId, reason: &str, silent: bool) {
         if pid == HEAD && self.me() != HEAD {
             if self.exit_on_head_loss.load(Ordering::SeqCst) {
                 self.die();
@@ -331,13 +341,15 @@ impl Node {
         self.dying.lock().push(Dying {
             pid,
             ospid,
-            // Process 1 hears nothing more of one that is no child of it.
-            until: if self.me() == HEAD && ospid == 0 {
-                now
-            } else {
-                now + STATUS_WAIT
+            until: match self.me() {
+                // It hears nothing more of one that is no child of it, or that is stopped.
+                HEAD if silent || ospid == 0 => now,
+                HEAD => now + STATUS_WAIT,
+                _ if silent => now + WORD_OF_HEAD,
+                _ => now + STATUS_WAIT,
             },
             reason: reason.to_owned(),
+            silent,
         });
         self.driver.arm(now);
     }
@@ -397,7 +409,7 @@ impl Node {
         match dialled {
             Ok(link) => Some(link),
             Err(error) => {
-                self.lost(pid, &format!("cannot connect: {error}"));
+                self.lost(pid, &format!("cannot connect: {error}"), false);
                 None
             }
         }

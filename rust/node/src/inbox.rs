@@ -37,6 +37,10 @@ pub enum Item {
     Interrupt(Option<(ProcId, u64)>),
     /// A process has joined the cluster or left it.
     Members,
+    /// A worker was silent for too long: nobody waits for it any more, and its manager is to put an end to it.
+    Silent(ProcId),
+    /// A process asks what this one runs and waits for.
+    Stacks(ProcId, u64),
     /// Something for the log.
     Note(String),
     /// A worker that dialled in at a listener by itself has joined: its id and the listener's token.
@@ -292,6 +296,8 @@ impl Inbox {
                 | Item::Freed(_)
                 | Item::Interrupt(_)
                 | Item::Members
+                | Item::Silent(_)
+                | Item::Stacks(..)
                 | Item::Note(_)
                 | Item::Joined(..)
                 | Item::Connect(..)

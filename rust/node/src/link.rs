@@ -20,6 +20,7 @@ use rustix::net::{
 };
 
 use crate::dialing::Dial;
+use crate::node::Node;
 use crate::outgoing::{Outgoing, Queue};
 use crate::shared::Shared;
 
@@ -96,6 +97,10 @@ pub(crate) struct Link {
     bulk: Mutex<()>,
     pub(crate) bytes_sent: AtomicU64,
     pub(crate) messages_sent: AtomicU64,
+    /// When something came last, in microseconds since the start of the process.
+    pub(crate) heard: AtomicU64,
+    /// The first error of writing, which the system tells once.
+    write_error: Mutex<Option<Errno>>,
 }
 
 impl Link {
@@ -130,6 +135,8 @@ impl Link {
             bulk: Mutex::new(()),
             bytes_sent: AtomicU64::new(0),
             messages_sent: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            write_error: Mutex::default(),
         }
     }
 
@@ -371,10 +378,30 @@ impl Link {
             self.queued.fetch_sub(written, Ordering::Relaxed);
             self.room.notify_all();
         }
-        if result.is_err() {
+        if let Err(error) = result {
+            self.write_error.lock().get_or_insert(error);
             // The reader sees the end of the connection and reports it.
             let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
         }
+    }
+
+    /// Writes a frame, unless others are under way.
+    pub(crate) fn write_if_idle(&self, frame: &[u8]) {
+        if !self.is_open() || self.is_closed() {
+            return;
+        }
+        let Some(mut writer) = self.writer.try_lock() else {
+            return;
+        };
+        self.take_pending(&mut writer);
+        self.write_queue(&mut writer);
+        if writer.is_idle() {
+            self.queued.fetch_add(frame.len(), Ordering::Relaxed);
+            writer.push(Outgoing::bytes(frame.to_vec()));
+            self.write_queue(&mut writer);
+        }
+        drop(writer);
+        self.flush_if_pending();
     }
 
     /// Streams borrowed segments chunk by chunk; between chunks others may write.
@@ -488,10 +515,21 @@ impl Link {
                     }
                 }
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(SendError::Closed),
+                Err(error) => {
+                    self.write_error.lock().get_or_insert(error);
+                    return Err(SendError::Closed);
+                }
             }
         }
         Ok(())
+    }
+
+    /// Why the connection has ended, as far as writing to it has told.
+    pub(crate) fn end_reason(&self) -> String {
+        self.write_error
+            .lock()
+            .filter(|error| *error != Errno::PIPE)
+            .map_or_else(|| "the connection ended".to_owned(), Node::broken)
     }
 
     pub(crate) fn raw_fd(&self) -> i32 {
@@ -499,7 +537,7 @@ impl Link {
     }
 }
 
-fn is_unix(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_unix(fd: BorrowedFd<'_>) -> bool {
     rustix::net::getsockname(fd).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
 }
 

@@ -84,6 +84,13 @@ pub(crate) fn tune(socket: BorrowedFd<'_>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Has the system end a TCP connection whose other end does not acknowledge for so long; other sockets stay as they are.
+pub(crate) fn limit_silence(socket: BorrowedFd<'_>, limit: Duration) {
+    let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+    // Where it is no TCP connection the system refuses.
+    let _ = sockopt::set_tcp_user_timeout(socket, millis);
+}
+
 enum Socket {
     Unix(UnixListener),
     Tcp(TcpListener),

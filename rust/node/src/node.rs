@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::sync::{Condvar, Mutex, RwLock};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::{HEAD, ProcId, RefId};
+use pydist_proto::liveness::{Liveness, Settings};
 use pydist_proto::machine::{CallError, Counts, Machine};
 use pydist_proto::message::Member;
 use pydist_proto::topology::Topology;
@@ -20,6 +21,7 @@ use crate::link::Link;
 use crate::listener::Listener;
 use crate::parker::Parked;
 use crate::shared::Sharing;
+use crate::stacks::Stacks;
 use crate::waiter::Wake;
 
 /// What a process needs to know to start.
@@ -82,6 +84,8 @@ pub struct StatsSnapshot {
     /// Large messages that were streamed since memory could not be shared.
     pub share_fallbacks: u64,
     pub executors: usize,
+    /// Messages that were dropped since they came too late, or twice.
+    pub messages_dropped: u64,
 }
 
 /// One process of the cluster.
@@ -114,6 +118,10 @@ pub struct Node {
     pub(crate) arrivals: Mutex<FxHashMap<ProcId, Arrival>>,
     pub(crate) arrived: Condvar,
     pub(crate) dying: Mutex<Vec<Dying>>,
+    pub(crate) liveness: Mutex<Liveness>,
+    pub(crate) stacks: Stacks,
+    /// The start of the process, from which its state machines count time.
+    pub(crate) born: Instant,
     /// References whose handles finalizers have dropped.
     pub(crate) dropped: crossbeam_queue::SegQueue<Dropped>,
     pub(crate) dropped_signalled: AtomicBool,
@@ -178,6 +186,9 @@ impl Node {
             arrivals: Mutex::default(),
             arrived: Condvar::new(),
             dying: Mutex::default(),
+            liveness: Mutex::new(Liveness::new(Settings::default())),
+            stacks: Stacks::default(),
+            born: crate::sync::now(),
             dropped: crossbeam_queue::SegQueue::new(),
             dropped_signalled: AtomicBool::new(false),
             telling: Mutex::new(()),
@@ -451,7 +462,9 @@ impl Node {
 
     pub fn stats(&self) -> StatsSnapshot {
         self.collect_dropped();
-        let counts = self.machine.lock().counts();
+        let machine = self.machine.lock();
+        let (counts, messages_dropped) = (machine.counts(), machine.strays());
+        drop(machine);
         let links = self.connections.read();
         StatsSnapshot {
             counts,
@@ -472,6 +485,7 @@ impl Node {
             shared_bytes: self.sharing.bytes(),
             share_fallbacks: self.sharing.fallbacks.load(Ordering::Relaxed),
             executors: self.inbox.executors(),
+            messages_dropped,
         }
     }
 

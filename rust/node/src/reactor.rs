@@ -4,6 +4,9 @@ use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pydist_proto::ids::HEAD;
+
+use crate::inbox::Item;
 use crate::link::{Link, Reading};
 use crate::node::Node;
 use crate::poll::interrupted;
@@ -66,6 +69,8 @@ impl Node {
         }
         self.give_memory_back();
         self.resume_listeners();
+        self.look_for_silence(now);
+        self.look_for_stuck_stacks(now);
         self.look_for_deaths(now);
         self.end_slow_handshakes(now);
     }
@@ -115,19 +120,27 @@ impl Node {
         let mut dying = self.dying.lock();
         dying.retain(|d| match crate::death::exit_reason(d.ospid) {
             Some(reason) if d.ospid != 0 => {
-                over.push((d.pid, reason));
+                over.push((d.pid, reason, d.silent));
                 false
             }
             _ if now >= d.until => {
-                over.push((d.pid, d.reason.clone()));
+                over.push((d.pid, d.reason.clone(), d.silent));
                 false
             }
             _ => true,
         });
         let more = !dying.is_empty();
         drop(dying);
-        for (pid, reason) in over {
-            self.with_machine(|machine| machine.leave(pid, &reason));
+        for (pid, reason, silent) in over {
+            if self.me() == HEAD {
+                self.with_machine(|machine| machine.leave(pid, &reason));
+            } else {
+                // Process 1 has not told that it is gone.
+                self.with_machine(|machine| machine.lose(pid, &reason));
+            }
+            if self.is_to_be_killed(pid, silent) {
+                self.push_item(Item::Silent(pid));
+            }
         }
         if more {
             self.driver.arm(now + crate::death::STATUS_EVERY);

@@ -19,6 +19,8 @@ pub enum CallFailed {
     /// The topology does not connect these two.
     NotConnected(ProcId, ProcId),
     Exited(ProcId, String),
+    /// It may live, but cannot be reached from here.
+    Lost(ProcId, String),
     /// The sender gave up while it waited for room in the connection; nothing was asked for.
     Signal,
 }
@@ -29,6 +31,7 @@ impl From<CallError> for CallFailed {
             CallError::NoSuchProcess(pid) => CallFailed::NoSuchProcess(pid),
             CallError::NotConnected(here, there) => CallFailed::NotConnected(here, there),
             CallError::Exited(pid, reason) => CallFailed::Exited(pid, reason),
+            CallError::Lost(pid, reason) => CallFailed::Lost(pid, reason),
         }
     }
 }

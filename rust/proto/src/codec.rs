@@ -8,12 +8,12 @@ use rustc_hash::FxHashMap;
 use crate::body::{Body, Segment, View};
 use crate::error::ProtocolError;
 use crate::frame::{
-    ABORTED, CHUNK_MAX, DELTA, FILE_NAME, FileName, HEAD_MAX, HEADER, Header, Layout, PREFIX, SHARED,
-    STREAMED, STREAMS_MAX, TAKEN, UNMAPPED, decode_ref, kind, u16_at, u32_at, u64_at,
+    ABORTED, CHUNK_MAX, DELTA, FILE_NAME, FileName, HEAD_MAX, HEADER, Header, LISTENS, Layout, PREFIX,
+    PUMPED, SHARED, STREAMED, STREAMS_MAX, TAKEN, UNMAPPED, decode_ref, kind, u16_at, u32_at, u64_at,
 };
 use crate::handshake::Authenticated;
 use crate::ids::{ProcId, RefId};
-use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status, Unmapped, Withdrawal};
+use crate::message::{CallMode, Heartbeat, Member, Message, RefDelta, RefOp, Status, Unmapped, Withdrawal};
 
 const STAGING: usize = 64 << 10;
 /// A chunk with less than this left to come is read through the staging buffer, with what follows it.
@@ -299,7 +299,7 @@ impl Decoder {
         if !matches!(flags, 0 | STREAMED | SHARED) {
             return Err(ProtocolError::UnknownFlags(flags));
         }
-        if !(kind::CALL..kind::CHUNK).contains(&kind) && kind != kind::UNMAPPED {
+        if !(kind::CALL..=kind::STACKS).contains(&kind) || kind == kind::CHUNK {
             return Err(ProtocolError::UnknownKind(kind));
         }
         let frame = &self.staging[at..at + PREFIX + len];
@@ -447,6 +447,13 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         },
         kind::PING => Message::Ping { tick: id },
         kind::PONG => Message::Pong { tick: id },
+        kind::STACKS => Message::Stacks { req: id },
+        kind::HEARTBEAT => Message::Heartbeat(Heartbeat {
+            interval_ms: a,
+            timeout_ms: b,
+            listens: c & LISTENS != 0,
+            pumped: c & PUMPED != 0,
+        }),
         other => return Err(ProtocolError::UnknownKind(other)),
     })
 }
@@ -465,7 +472,7 @@ fn call_mode(raw: u32) -> Result<CallMode, ProtocolError> {
 fn status(raw: u32) -> Result<Status, ProtocolError> {
     use Status::*;
     [
-        Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited, Closed,
+        Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited, Closed, Lost,
     ]
     .into_iter()
     .find(|s| *s as u32 == raw)

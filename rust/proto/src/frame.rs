@@ -11,7 +11,7 @@
 
 use crate::body::{Body, Segment};
 use crate::ids::{ProcId, RefId, RemoteRef};
-use crate::message::{Member, Message, RefDelta, RefOp, Status, Unmapped};
+use crate::message::{Heartbeat, Member, Message, RefDelta, RefOp, Status, Unmapped};
 
 /// The bytes that every frame starts with.
 pub const PREFIX: usize = 8;
@@ -43,7 +43,14 @@ pub(crate) mod kind {
     pub(crate) const CONFIRM: u8 = 14;
     pub(crate) const CHUNK: u8 = 15;
     pub(crate) const UNMAPPED: u8 = 16;
+    pub(crate) const HEARTBEAT: u8 = 17;
+    pub(crate) const STACKS: u8 = 18;
 }
+
+/// In a heartbeat: the sender wants to hear something at each interval.
+pub(crate) const LISTENS: u32 = 1;
+/// In a heartbeat: what the sender says passes through Python.
+pub(crate) const PUMPED: u32 = 2;
 
 /// The bytes of one changed count.
 pub(crate) const DELTA: usize = 24;
@@ -379,11 +386,29 @@ pub fn encode(message: Message) -> Encoded {
         ),
         Message::Ping { tick } => bare(kind::PING, tick),
         Message::Pong { tick } => bare(kind::PONG, tick),
+        Message::Stacks { req } => bare(kind::STACKS, req),
+        Message::Heartbeat(beat) => (heartbeat_header(beat), Body::default()),
     };
     Encoded {
         header,
         body: EncodedBody::Own(body),
     }
+}
+
+fn heartbeat_header(beat: Heartbeat) -> Header {
+    let flag = |set, flag| if set { flag } else { 0 };
+    Header {
+        kind: kind::HEARTBEAT,
+        id: 0,
+        a: beat.interval_ms,
+        b: beat.timeout_ms,
+        c: flag(beat.listens, LISTENS) | flag(beat.pumped, PUMPED),
+    }
+}
+
+/// The whole frame of a heartbeat.
+pub fn encode_heartbeat(beat: Heartbeat) -> Vec<u8> {
+    encode_head(heartbeat_header(beat), std::iter::empty(), &[], None)
 }
 
 fn encode_deltas(deltas: &[RefDelta]) -> Vec<u8> {

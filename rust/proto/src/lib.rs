@@ -10,6 +10,7 @@ pub mod error;
 pub mod frame;
 pub mod handshake;
 pub mod ids;
+pub mod liveness;
 pub mod machine;
 pub mod message;
 pub mod record;

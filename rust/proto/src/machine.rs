@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
 use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
-use crate::record::{Outcome, Record, State, Waiter, Want};
+use crate::record::{Departure, Outcome, Record, State, Waiter, Want};
 use crate::topology::{Topology, Wiring};
 
 mod channels;
@@ -49,6 +49,8 @@ pub enum Output<W> {
     Export(RefId),
     /// Nobody holds a channel any more that Python keeps.
     Freed(RefId),
+    /// A process asks what this one runs and waits for.
+    Stacks(ProcId, u64),
     /// The head asks this process to end.
     Exit,
     /// A worker answers calls.
@@ -66,6 +68,8 @@ pub enum CallError {
     NotConnected(ProcId, ProcId),
     #[error("process {0} has exited: {1}")]
     Exited(ProcId, String),
+    #[error("process {0} cannot be reached: {1}")]
+    Lost(ProcId, String),
 }
 
 /// What an answer is for.
@@ -128,7 +132,7 @@ pub struct Machine<W> {
     next_id: u64,
     next_key: u64,
     members: BTreeMap<ProcId, Member>,
-    departed: BTreeMap<ProcId, String>,
+    departed: BTreeMap<ProcId, Departure>,
     /// Workers that have connected to this process by themselves.
     met: BTreeSet<ProcId>,
     outstanding: FxHashMap<u64, Outstanding<W>>,
@@ -231,7 +235,8 @@ impl<W> Machine<W> {
             };
         }
         Err(match self.departed.get(&pid) {
-            Some(reason) => CallError::Exited(pid, reason.clone()),
+            Some(Departure { reason, lives: true }) => CallError::Lost(pid, reason.clone()),
+            Some(Departure { reason, .. }) => CallError::Exited(pid, reason.clone()),
             None => CallError::NoSuchProcess(pid),
         })
     }
@@ -409,8 +414,9 @@ impl<W> Machine<W> {
             }
             Message::Ping { tick } => self.send(from, Message::Pong { tick }),
             Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
-            // Memory files are no matter of the machine, but of whoever maps them.
-            Message::Unmapped { .. } => {}
+            Message::Stacks { req } => self.outputs.push(Output::Stacks(from, req)),
+            // Memory files are no matter of the machine, but of whoever maps them, and heartbeats of the connection.
+            Message::Unmapped { .. } | Message::Heartbeat(_) => {}
         }
     }
 
@@ -448,7 +454,7 @@ impl<W> Machine<W> {
             return;
         };
         let mut outcome = outcome;
-        if let (Status::Exited, Expect::Value(reference) | Expect::Ready(reference)) =
+        if let (Status::Exited | Status::Lost, Expect::Value(reference) | Expect::Ready(reference)) =
             (outcome.status, &expect)
         {
             // The owner lives; it heard that the maker left before its word came.
@@ -492,6 +498,22 @@ impl<W> Machine<W> {
         Ok(req)
     }
 
+    /// Asks a process what it runs and waits for.
+    pub fn open_stacks(&mut self, pid: ProcId, wake: W) -> Result<u64, CallError> {
+        self.check_pid(pid)?;
+        let req = self.fresh_id();
+        let expect = Expect::Op(wake);
+        self.outstanding.insert(req, Outstanding { pid, expect });
+        self.send(pid, Message::Stacks { req });
+        Ok(req)
+    }
+
+    /// The calls that run here, by who made them and their numbers.
+    pub fn running_calls(&self) -> impl Iterator<Item = (ProcId, u64)> {
+        let running = self.running.iter().filter(|(_, run)| **run != Run::Queued);
+        running.map(|(key, _)| *key)
+    }
+
     fn ask(&mut self, owner: ProcId, op: RefOp, target: RefId, expect: Expect<W>) -> u64 {
         self.ask_with(owner, op, target, Body::default(), expect)
     }
@@ -529,7 +551,7 @@ impl<W> Machine<W> {
     fn wake(&mut self, waiter: Waiter<W>, outcome: &Outcome) {
         let short = |want| match want {
             Want::Value => outcome.clone(),
-            Want::Ready if outcome.status == Status::Exited => outcome.clone(),
+            Want::Ready if outcome.status.is_gone() => outcome.clone(),
             Want::Ready => Outcome::bare(Status::Yes, outcome.pid),
         };
         match waiter {

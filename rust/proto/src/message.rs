@@ -39,6 +39,15 @@ pub enum Status {
     Exited = 7,
     /// The channel is closed; the body is the pickled exception of who closed it, or empty.
     Closed = 8,
+    /// The process that was asked cannot be reached from the one that tells, but may live; the body is the reason.
+    Lost = 9,
+}
+
+impl Status {
+    /// The process that was asked is gone, or out of reach.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Status::Exited | Status::Lost)
+    }
 }
 
 /// An operation on a reference, sent to its owner.
@@ -125,6 +134,18 @@ pub struct Unmapped {
     pub copied: bool,
 }
 
+/// That a process lives, and what it expects of who reads this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// The settings of the sender, in milliseconds; a timeout of 0 is none.
+    pub interval_ms: u64,
+    pub timeout_ms: u32,
+    /// The sender wants to hear something at each interval.
+    pub listens: bool,
+    /// What the sender says passes through Python, so that its silence means nothing.
+    pub pumped: bool,
+}
+
 /// A message between two processes.
 #[derive(Debug)]
 pub enum Message {
@@ -186,4 +207,10 @@ pub enum Message {
     Pong {
         tick: u64,
     },
+    /// Asks what the receiver runs and waits for; answered with a text.
+    Stacks {
+        req: u64,
+    },
+    /// The sender lives.
+    Heartbeat(Heartbeat),
 }

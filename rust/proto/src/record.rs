@@ -9,6 +9,14 @@ use crate::channel::Channel;
 use crate::ids::ProcId;
 use crate::message::Status;
 
+/// Why a process can be called no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    pub reason: String,
+    /// It cannot be reached from here, but is still a member of the cluster.
+    pub lives: bool,
+}
+
 /// How a wait ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -32,10 +40,15 @@ impl Outcome {
         matches!(self.status, Status::Value | Status::Error | Status::Cancelled)
     }
 
-    pub fn exited(pid: ProcId, reason: &str) -> Outcome {
+    /// The process is gone, or out of reach.
+    pub fn gone(pid: ProcId, departure: &Departure) -> Outcome {
         Outcome {
-            status: Status::Exited,
-            body: Arc::new(Body::of_bytes(reason.as_bytes().to_vec())),
+            status: if departure.lives {
+                Status::Lost
+            } else {
+                Status::Exited
+            },
+            body: Arc::new(Body::of_bytes(departure.reason.as_bytes().to_vec())),
             pid,
         }
     }

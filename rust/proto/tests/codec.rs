@@ -15,7 +15,7 @@ use pydist_proto::error::ProtocolError;
 use pydist_proto::frame::{self, CHUNK_MAX, HEAD_MAX, HEADER, Header, PREFIX, STREAMS_MAX};
 use pydist_proto::handshake::Authenticated;
 use pydist_proto::ids::{RefId, RemoteRef};
-use pydist_proto::message::{CallMode, Member, Message, RefDelta, RefOp, Status, Withdrawal};
+use pydist_proto::message::{CallMode, Heartbeat, Member, Message, RefDelta, RefOp, Status, Withdrawal};
 
 const MESSAGE_MAX: u64 = 64 << 20;
 
@@ -162,9 +162,11 @@ fn of<T: Clone + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<
 
 fn message() -> impl Strategy<Value = Message> {
     use RefOp::{Cancel, Create, Fetch, IsReady, Put, Recall, Recount, Wait};
-    use Status::{AlreadySet, Cancelled, Error, Exited, No, UnknownRef, Value, Yes};
+    use Status::{AlreadySet, Cancelled, Error, Exited, Lost, No, UnknownRef, Value, Yes};
     let mode = of(&[CallMode::Fetch, CallMode::Future, CallMode::Do]);
-    let status = of(&[Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited]);
+    let status = of(&[
+        Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited, Lost,
+    ]);
     let op = of(&[Fetch, Wait, IsReady, Put, Cancel, Create, Recount, Recall]);
     let delta =
         (ref_id(), any::<u32>(), any::<u32>(), any::<i32>()).prop_map(|(id, holder, giver, delta)| {
@@ -213,6 +215,10 @@ fn message() -> impl Strategy<Value = Message> {
         1 => member.prop_map(|member| Message::Ready { member }),
         1 => any::<u64>().prop_map(|tick| Message::Ping { tick }),
         1 => any::<u64>().prop_map(|tick| Message::Pong { tick }),
+        1 => any::<u64>().prop_map(|req| Message::Stacks { req }),
+        1 => any::<(u64, u32, bool, bool)>().prop_map(|(interval_ms, timeout_ms, listens, pumped)| {
+            Message::Heartbeat(Heartbeat { interval_ms, timeout_ms, listens, pumped })
+        }),
     ]
 }
 

@@ -127,7 +127,7 @@ fn body() -> impl Strategy<Value = Body> {
 fn status() -> impl Strategy<Value = Status> {
     use Status::*;
     prop::sample::select(vec![
-        Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited, Closed,
+        Value, Error, Cancelled, Yes, No, AlreadySet, UnknownRef, Exited, Closed, Lost,
     ])
 }
 

@@ -1,18 +1,27 @@
 //! The one place where failures of the core become exceptions of Python.
 
 use pydist_node::{CallFailed, NodeError};
+use pydist_proto::message::Status;
+use pydist_proto::record::Outcome;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
-/// The exception for a process that has gone, made by the Python layer, which knows its host and last output.
-pub(crate) fn exited(py: Python<'_>, pid: u32, reason: &str) -> PyErr {
+/// The exception for a process that has gone, or that `lives` out of reach, made by the Python layer, which knows
+/// its host and last output.
+fn exited(py: Python<'_>, pid: u32, reason: &str, lives: bool) -> PyErr {
     let made = py
         .import("pydist._cluster")
-        .and_then(|module| module.getattr("process_exited")?.call1((pid, reason)));
+        .and_then(|module| module.getattr("process_exited")?.call1((pid, reason, lives)));
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(error) => error,
     }
+}
+
+/// The exception for an outcome that says that a process is gone.
+pub(crate) fn gone(py: Python<'_>, outcome: &Outcome) -> PyErr {
+    let lives = outcome.status == Status::Lost;
+    exited(py, outcome.pid, &outcome.body.text(), lives)
 }
 
 pub(crate) fn call_failed(py: Python<'_>, failed: CallFailed) -> PyErr {
@@ -20,7 +29,8 @@ pub(crate) fn call_failed(py: Python<'_>, failed: CallFailed) -> PyErr {
         CallFailed::NoSuchProcess(pid) => {
             PyValueError::new_err(format!("there is no process {pid} in this cluster"))
         }
-        CallFailed::Exited(pid, reason) => exited(py, pid, &reason),
+        CallFailed::Exited(pid, reason) => exited(py, pid, &reason, false),
+        CallFailed::Lost(pid, reason) => exited(py, pid, &reason, true),
         CallFailed::NotConnected(here, there) => not_connected(py, here, there),
         CallFailed::Signal => match py.check_signals() {
             Err(error) => error,

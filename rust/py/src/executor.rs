@@ -16,7 +16,7 @@ use crate::calls::sending;
 use crate::lifecycle::{detached, node};
 use crate::outcome::parts;
 use crate::refs::value_or_error;
-use crate::waiting::{Ended, deadline, set_executor, wait};
+use crate::waiting::{Ended, deadline, set_executor, wait_quietly};
 
 /// One thread of Python that runs calls; it is made on that thread.
 #[pyclass(frozen, module = "pydist._core")]
@@ -38,7 +38,7 @@ impl Executor {
         let node = node()?;
         let until = deadline(Some(seconds))?;
         let cell = Cell::new();
-        match wait(py, cell.clone(), until, |end| cell.wait(node, end, false)) {
+        match wait_quietly(py, cell.clone(), until, |end| cell.wait(node, end, false)) {
             Err(Ended::Raised(error)) => Err(error),
             Ok(_) | Err(Ended::TimedOut) => Ok(()),
         }
@@ -115,6 +115,12 @@ impl Executor {
             ),
             Item::Interrupt(which) => ("interrupt", lonely, which.into_pyobject(py)?.into_any().unbind()),
             Item::Members => ("members", lonely, none),
+            Item::Silent(pid) => ("silent", lonely, pid.into_pyobject(py)?.into_any().unbind()),
+            Item::Stacks(src, req) => (
+                "stacks",
+                lonely,
+                (src, req).into_pyobject(py)?.into_any().unbind(),
+            ),
             Item::Note(text) => ("note", lonely, text.into_pyobject(py)?.into_any().unbind()),
             Item::Joined(pid, listener) => (
                 "joined",

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pydist_node::{Config, JoinError, Node};
+use pydist_node::{Config, Heartbeats, JoinError, Node};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::message::Member;
 use pydist_proto::topology::{Topology, Wiring};
@@ -138,6 +138,29 @@ fn topology_of(name: &str, lazy: bool) -> PyResult<Topology> {
     Ok(Topology { wiring, eager })
 }
 
+/// How long a peer may be silent, None for ever, and how often it is to be heard, in seconds.
+#[pyfunction]
+pub(crate) fn heartbeat() -> PyResult<(Option<f64>, f64)> {
+    let settings = node()?.heartbeat();
+    let timeout = settings.timeout.map(|timeout| timeout.as_secs_f64());
+    Ok((timeout, settings.interval.as_secs_f64()))
+}
+
+/// Sets how long a peer may be silent, None for ever, and how often it is to be heard, in seconds.
+#[pyfunction]
+#[pyo3(signature = (timeout, interval))]
+pub(crate) fn set_heartbeat(py: Python<'_>, timeout: Option<f64>, interval: f64) -> PyResult<()> {
+    let seconds =
+        |value| Duration::try_from_secs_f64(value).map_err(|error| PyValueError::new_err(error.to_string()));
+    let settings = Heartbeats {
+        timeout: timeout.map(seconds).transpose()?,
+        interval: seconds(interval)?,
+    };
+    let node = node()?;
+    py.detach(|| node.set_heartbeat(settings));
+    Ok(())
+}
+
 /// Binds the listener, and returns the address that others dial.
 #[pyfunction]
 pub(crate) fn listen(address: &str) -> PyResult<String> {
@@ -185,7 +208,7 @@ pub(crate) fn attach_incoming(fd: i32, inst: [u8; 16]) -> PyResult<()> {
         .map_err(|error| errors::node_error(&error))
 }
 
-fn own(fd: i32) -> OwnedFd {
+pub(crate) fn own(fd: i32) -> OwnedFd {
     // SAFETY: the Python layer hands over a descriptor that it has detached from its object.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
@@ -387,6 +410,7 @@ pub(crate) fn stats(py: Python<'_>) -> PyResult<BTreeMap<&'static str, u64>> {
         ("shared_bytes", s.shared_bytes as u64),
         ("share_fallbacks", s.share_fallbacks),
         ("threads", s.executors as u64),
+        ("messages_dropped", s.messages_dropped),
     ]))
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pydist_proto::body::Body;
 use pydist_proto::ids::RemoteRef;
-use pydist_proto::message::Status;
+
 use pydist_proto::record;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
@@ -66,8 +66,8 @@ pub(crate) fn parts(py: Python<'_>, body: Body) -> PyResult<Parts> {
 
 /// Turns an outcome of the core into one of Python; the loss of a process is raised.
 pub(crate) fn outcome(py: Python<'_>, outcome: record::Outcome) -> PyResult<Outcome> {
-    if outcome.status == Status::Exited {
-        return Err(errors::exited(py, outcome.pid, &outcome.body.text()));
+    if outcome.status.is_gone() {
+        return Err(errors::gone(py, &outcome));
     }
     outcome_object(py, outcome)
 }

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::lifecycle::{detached, node};
 use crate::outcome::{Outcome, outcome_object};
-use crate::waiting::{Ended, deadline, wait};
+use crate::waiting::{Ended, deadline, wait_quietly};
 
 /// Outcomes of many waits, each under the key of its wait.
 #[pyclass(frozen, module = "pydist._core")]
@@ -41,7 +41,7 @@ impl Queue {
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<(u64, Outcome)>> {
         let node = node()?;
         let until = deadline(timeout)?;
-        match wait(py, self.inner.clone(), until, |end| self.inner.wait(node, end)) {
+        match wait_quietly(py, self.inner.clone(), until, |end| self.inner.wait(node, end)) {
             Ok(ready) => convert(py, ready),
             Err(Ended::TimedOut) => Ok(Vec::new()),
             Err(Ended::Raised(error)) => Err(error),

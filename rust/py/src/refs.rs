@@ -169,8 +169,8 @@ impl Ref {
         }
         let nothing = Sent::empty();
         let answer = self.operation(py, RefOp::IsReady, &nothing)?;
-        if answer.status == Status::Exited {
-            return Err(errors::exited(py, answer.pid, &answer.body.text()));
+        if answer.status.is_gone() {
+            return Err(errors::gone(py, &answer));
         }
         Ok(answer.status == Status::Yes)
     }
@@ -192,7 +192,7 @@ impl Ref {
         let answer = self.operation(py, RefOp::Put, &sent)?;
         match answer.status {
             Status::Yes => Ok(true),
-            Status::Exited => Err(errors::exited(py, answer.pid, &answer.body.text())),
+            Status::Exited | Status::Lost => Err(errors::gone(py, &answer)),
             _ => Ok(false),
         }
     }
@@ -209,8 +209,8 @@ impl Ref {
             return Ok(node.cancel_here(self.target.id));
         }
         let answer = self.operation(py, RefOp::Cancel, &Sent::empty())?;
-        if answer.status == Status::Exited {
-            return Err(errors::exited(py, answer.pid, &answer.body.text()));
+        if answer.status.is_gone() {
+            return Err(errors::gone(py, &answer));
         }
         Ok(answer.status == Status::Yes)
     }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pydist_node::Parked;
@@ -57,10 +58,42 @@ fn raise_pending(py: Python<'_>) -> Result<(), Ended> {
         .map_err(Ended::Raised)
 }
 
+/// After so many milliseconds a wait is told to Python; 0: never.
+static HANG_MILLIS: AtomicU64 = AtomicU64::new(0);
+
+/// Has waits that last longer than so many seconds told to Python; 0: none.
+pub(crate) fn report_hangs(seconds: f64) {
+    HANG_MILLIS.store((seconds * 1000.0) as u64, Ordering::Relaxed);
+}
+
+/// Waits for what another process or thread is to do; where that takes long, Python is told.
+pub(crate) fn wait<T: Send>(
+    py: Python<'_>,
+    target: Arc<dyn Nudge>,
+    until: Option<Instant>,
+    attempt: impl Fn(Option<Instant>) -> Result<T, Parked> + Send + Sync,
+) -> Result<T, Ended> {
+    let hang = match HANG_MILLIS.load(Ordering::Relaxed) {
+        0 => None,
+        millis => Instant::now().checked_add(Duration::from_millis(millis)),
+    };
+    let Some(hang) = hang.filter(|hang| until.is_none_or(|until| *hang < until)) else {
+        return wait_quietly(py, target, until, attempt);
+    };
+    match wait_quietly(py, target.clone(), Some(hang), &attempt) {
+        Err(Ended::TimedOut) => {}
+        ended => return ended,
+    }
+    py.import("pydist._stacks")
+        .and_then(|module| module.call_method0("warn"))
+        .map_err(Ended::Raised)?;
+    wait_quietly(py, target, until, attempt)
+}
+
 /// Waits without the interpreter until `attempt` gives a result; runs signal handlers in between.
 ///
 /// `attempt` is given the time at which it is to return; `until` is the end of the whole wait. `target` is what `attempt` waits on: an interrupt of the call that waits here nudges it.
-pub(crate) fn wait<T: Send>(
+pub(crate) fn wait_quietly<T: Send>(
     py: Python<'_>,
     target: Arc<dyn Nudge>,
     until: Option<Instant>,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::body::Body;
 use crate::ids::{HEAD, ProcId, RefId, RemoteRef};
 use crate::message::{Member, Message, RefOp};
-use crate::record::{Outcome, Record, State, Waiter};
+use crate::record::{Departure, Outcome, Record, State, Waiter};
 use crate::topology::Wiring;
 
 use super::{Expect, Machine, Output};
@@ -114,10 +114,30 @@ impl<W> Machine<W> {
 
     /// A process is gone: whatever waits for it ends, in one step.
     pub fn leave(&mut self, pid: ProcId, reason: &str) {
+        if let Some(departure) = self.departed.get_mut(&pid)
+            && departure.lives
+        {
+            reason.clone_into(&mut departure.reason);
+            departure.lives = false;
+        }
+        self.part(pid, reason, false);
+    }
+
+    /// A process cannot be reached from here any more, though it may live: for this one it is as if it were gone.
+    pub fn lose(&mut self, pid: ProcId, reason: &str) {
+        self.part(pid, reason, true);
+    }
+
+    fn part(&mut self, pid: ProcId, reason: &str, lives: bool) {
         if self.members.remove(&pid).is_none() {
             return;
         }
-        self.departed.insert(pid, reason.to_owned());
+        let departure = Departure {
+            reason: reason.to_owned(),
+            lives,
+        };
+        let outcome = Outcome::gone(pid, &departure);
+        self.departed.insert(pid, departure);
         self.met.remove(&pid);
         if self.me == HEAD {
             let others: Vec<ProcId> = self.members.keys().copied().filter(|p| *p != HEAD).collect();
@@ -132,7 +152,6 @@ impl<W> Machine<W> {
             }
         }
         self.outputs.push(Output::Left(pid));
-        let outcome = Outcome::exited(pid, reason);
         self.deltas.retain(|(owner, _)| *owner != pid);
         self.confirms.retain(|(owner, ..)| *owner != pid);
         self.fail_outstanding(pid, &outcome);

@@ -196,7 +196,7 @@ impl<W> Machine<W> {
                 self.keep_refs(&outcome.body.refs);
                 return Watch::Now(outcome);
             }
-            (State::Ready(outcome), Want::Ready) if outcome.status == Status::Exited => {
+            (State::Ready(outcome), Want::Ready) if outcome.status.is_gone() => {
                 return Watch::Now(outcome.clone());
             }
             (State::Ready(_) | State::ReadyLocal | State::Elsewhere, Want::Ready)
@@ -229,8 +229,8 @@ impl<W> Machine<W> {
         if record.is_settled() {
             return;
         }
-        if let Some(reason) = self.departed.get(&record.owner) {
-            let outcome = Outcome::exited(record.owner, reason);
+        if let Some(departure) = self.departed.get(&record.owner) {
+            let outcome = Outcome::gone(record.owner, departure);
             self.settle(id, outcome);
         }
     }
