@@ -41,8 +41,9 @@ def shown(row: Row, scale: Scale, value: float) -> str:
 
 
 def value_of(results: Results, name: str) -> float | None:
-    samples = results[name].samples
-    return median(samples) if samples else None
+    """Return the median of a contestant's samples, where it was measured and has some."""
+    result = results.get(name)
+    return median(result.samples) if result is not None and result.samples else None
 
 
 def best(row: Row, role: str, results: Results) -> tuple[Contestant, float] | None:

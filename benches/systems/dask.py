@@ -43,7 +43,7 @@ class Dask(System):
         return self.client.gather(self.client.map(function, items, pure=False, batch_size=size))
 
     def map_closure(self, data: Any, indices: Sequence[int]) -> list[Any]:
-        shared = self.client.scatter(data, broadcast=True)
+        shared = self.client.scatter(data, broadcast=True, hash=False)
         return self.client.gather([self.client.submit(item_of, shared, i, pure=False) for i in indices])
 
     def broadcast(self, data: Any) -> None:
