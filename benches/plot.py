@@ -82,6 +82,6 @@ def draw_curves(
                 label=row.title(scale),
             )
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set_ylim(bottom=0)
     axes.set_title("cost, as the number grows (1: the first point)", fontsize=10)
     axes.legend(fontsize=7)
