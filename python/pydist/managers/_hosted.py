@@ -264,8 +264,12 @@ class HostedManager(ClusterManager):
         self._params = params
         self._coming = len(places)
         self._open(params)
-        for place in places:
-            launched(WorkerConfig(process=place))
+        for number, place in enumerate(places):
+            try:
+                launched(WorkerConfig(process=place))
+            except BaseException:
+                self._arrived(len(places) - number)
+                raise
 
     def _open(self, params: dict[str, Any]) -> None:
         host = params["bind_addr"]
@@ -318,10 +322,10 @@ class HostedManager(ClusterManager):
         if op == "finalize":
             config.process.release()
 
-    def _arrived(self) -> None:
-        """One more has come, or will not: after the last, nobody dials in any more."""
+    def _arrived(self, count: int = 1) -> None:
+        """Some have come, or will not: after the last, nobody dials in any more."""
         with self._lock:
-            self._coming -= 1
+            self._coming -= count
             last = self._coming == 0
         if last:
             _core.close_listener(self._listener)

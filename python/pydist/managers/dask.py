@@ -156,10 +156,11 @@ class _DaskWorker(_hosted.Placed):
 
     def poll(self) -> int | None:
         """Its exit status; as if it was killed where its Dask worker or the client is gone."""
-        if self._status is None and self._future is not None:
+        future = self._future
+        if self._status is None and future is not None:
             if self._client.status != "running":
                 self._end(_hosted.LOST)
-            elif self._future.done():
+            elif future.done():
                 # Its last event may be on its way.
                 if self._silent_until is None:
                     self._silent_until = time.monotonic() + EVENT_SECONDS
