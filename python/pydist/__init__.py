@@ -60,10 +60,18 @@ from .managers.local import LocalManager
 from .managers.ssh import SSHManager
 
 if TYPE_CHECKING:
+    from ._doctor import doctor
+    from ._upload import sync_dir, upload
     from .managers.dask import DaskManager
     from .managers.ray import RayManager
 
-_LAZY = {"DaskManager": ".managers.dask", "RayManager": ".managers.ray"}
+_LAZY = {
+    "DaskManager": ".managers.dask",
+    "RayManager": ".managers.ray",
+    "doctor": "._doctor",
+    "sync_dir": "._upload",
+    "upload": "._upload",
+}
 """What few programs use, and where it is: it is imported when it is asked for."""
 
 
@@ -116,6 +124,7 @@ __all__ = [
     "cluster_cookie",
     "default_worker_pool",
     "distributed",
+    "doctor",
     "everywhere",
     "fetch",
     "fetchfrom",
@@ -146,7 +155,9 @@ __all__ = [
     "start_worker",
     "stats",
     "sync",
+    "sync_dir",
     "unregister_by_value",
+    "upload",
     "wait",
     "worker_id_from_socket",
     "workers",
