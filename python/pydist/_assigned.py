@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from typing import Any
@@ -19,8 +18,6 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         config: the line that the process which started it wrote to its standard input.
     """
     until = time.monotonic() + config["timeout"]
-    # Who started this process may have blocked signals, which interrupts and the end of a worker need.
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _worker.detach_streams()
     _session.start_node(
         config["pid"],

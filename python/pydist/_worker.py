@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import linecache
 import os
+import signal
 import sys
 import time
 import types
@@ -56,6 +57,8 @@ def serve(address: str) -> None:
 
 def run(address: str) -> None:
     """What `serve` does, where `detach_streams` has been called."""
+    # Who started this process may have blocked signals, which interrupts and the end of a worker need.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _interrupts.install_handler()
     _patch_sleep()
     _fresh_main()
