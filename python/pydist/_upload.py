@@ -79,8 +79,8 @@ def upload(
 
     >>> import pydist as d
     >>> with d.cluster(1) as pids:
-    ...     folders = d.upload("json", pids)
-    ...     d.remotecall_eval("import json; json.__file__", pids[0]).startswith(folders[pids[0]])
+    ...     folders = d.upload("wsgiref", pids)
+    ...     d.remotecall_eval("import wsgiref as w; w.__file__", pids[0]).startswith(folders[pids[0]])
     True
     """
     if isinstance(what, types.ModuleType):
