@@ -150,8 +150,13 @@ def _hold(folder: Path) -> int:
             os.mkfifo(pipe, 0o600)
         # Open for both, a pipe waits for nobody at its other end.
         held = os.open(pipe, os.O_RDWR | os.O_CLOEXEC)
-        if made:
-            _leave_remover(folder, pipe)
+        try:
+            if made:
+                _leave_remover(folder, pipe)
+        except BaseException:
+            pipe.unlink()
+            os.close(held)
+            raise
     return held
 
 

@@ -97,6 +97,19 @@ def test_what_they_print_is_passed_on_to_the_end(capsys):
     assert f"      From worker {pid}:\terr\n" in captured.err
 
 
+def test_a_grandchild_that_prints_for_ever_does_not_keep_its_end_from_being_seen():
+    place = PlacedHere()
+    (pid,) = d.addprocs(HereManager(place))
+    start = "subprocess.Popen(['sh', '-c', 'while :; do echo x; done'], start_new_session=True).pid"
+    child = d.remotecall_eval(f"import subprocess; {start}", pid)
+    try:
+        os.kill(d.remotecall_fetch(os.getpid, pid), signal.SIGKILL)
+        wait_until(lambda: place.poll() == -signal.SIGKILL)
+        d.rmprocs(pid)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_signals_that_were_blocked_where_they_were_started_are_not():
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -93,7 +93,7 @@ def said():
     folder = tempfile.mkdtemp(prefix="ray-")
     try:
         env = {"HOME": folder, "RAY_USAGE_STATS_ENABLED": "0"}
-        done = run_script(SCRIPT, arguments=[folder], env=env, timeout=100)
+        done = run_script(SCRIPT, arguments=[folder], env=env, timeout=220)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -101,7 +101,7 @@ def said():
     return {**json.loads(found.removeprefix("SAID ")), "output": done.stdout}
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_workers_are_members_like_any_other(said):
     assert said["pids"] == [2, 3]
     assert said["pmap"] == list(range(20, 0, -1))

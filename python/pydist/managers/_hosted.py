@@ -120,14 +120,15 @@ class Host:
         with selectors.DefaultSelector() as selector:
             selector.register(ended, selectors.EVENT_READ, 0)
             for number, stream in ((1, process.stdout), (2, process.stderr)):
-                os.set_blocking(stream.fileno(), False)
                 selector.register(stream, selectors.EVENT_READ, number)
-            while True:
+            rounds = 0
+            while rounds < _output.DRAIN_ROUNDS:
                 ready = [(key.data, key.fileobj) for key, _ in selector.select()]
+                rounds += any(number == 0 for number, _ in ready)
                 read = [(number, pipe, _read(pipe)) for number, pipe in ready if number]
                 if parts := [(number, data) for number, _, data in read if data]:
                     self._parts.put(parts)
-                elif any(number == 0 for number, _ in ready):
+                elif rounds:
                     break
                 for _, pipe, data in read:
                     if not data:
