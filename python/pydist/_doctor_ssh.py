@@ -152,7 +152,7 @@ class Login:
         wanted = [self._exename] if self._exename else [sys.executable, "python3", "python"]
         probe = Path(_doctor_probe.__file__).read_text(encoding="utf-8")
         return (
-            f"for python in {shlex.join(wanted)}; do\n"
+            f"for python in {' '.join(map(_quoted, wanted))}; do\n"
             'if command -v "$python" >/dev/null 2>&1; then\n'
             f'echo; echo "{_doctor_probe.MARK}$python"\n'
             f'exec "$python" -c {shlex.quote(probe)} </dev/null\n'
@@ -183,3 +183,8 @@ class Login:
             advice = "install Python 3.11 or newer there, or give its path as exename="
             return "python", "failed", f"{self.executable} could not tell of itself: {errors}", advice
         return "login", "ok", f"as {self._target()}", ""
+
+
+def _quoted(path: str) -> str:
+    """A path for a shell there, which knows the home folder that `~` stands for."""
+    return f'"$HOME"/{shlex.quote(path[2:])}' if path.startswith("~/") else shlex.quote(path)

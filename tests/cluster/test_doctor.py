@@ -199,6 +199,13 @@ def test_no_python_there(ssh_port, fake_ssh):
     assert "exename=" in check.advice
 
 
+def test_a_python_in_the_home_folder_there(ssh_port, fake_ssh, tmp_path):
+    (tmp_path / "python").symlink_to(sys.executable)
+    ssh = fake_ssh(f"HOME={tmp_path} exec /bin/sh")
+    names = checks_of(d.doctor(f"127.0.0.1:{ssh_port}", ssh=ssh, exename="~/python"))
+    assert (names["python"].result, names["login"].result) == ("ok", "ok")
+
+
 def test_a_python_that_cannot_tell_of_itself(ssh_port, fake_ssh, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'bad interpreter' >&2; exit 1\n")
