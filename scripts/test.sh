@@ -9,7 +9,7 @@ make_venv "$VENV"
 
 say "installing the development tools"
 "$VENV/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
-"$VENV/bin/python" -m pip install --quiet --group dev
+"$VENV/bin/python" -m pip install --quiet --group dev --group frameworks
 
 say "building pydist"
 env -u CONDA_PREFIX VIRTUAL_ENV="$VENV" "$VENV/bin/maturin" develop --release

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ._abstract_channel import AbstractChannel
 from ._abstract_pool import AbstractWorkerPool
 from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_wait
@@ -57,6 +59,31 @@ from .managers.elastic import ElasticManager
 from .managers.local import LocalManager
 from .managers.ssh import SSHManager
 
+if TYPE_CHECKING:
+    from ._doctor import doctor
+    from ._upload import sync_dir, upload
+    from .managers.dask import DaskManager
+    from .managers.ray import RayManager
+
+_LAZY = {
+    "DaskManager": ".managers.dask",
+    "RayManager": ".managers.ray",
+    "doctor": "._doctor",
+    "sync_dir": "._upload",
+    "upload": "._upload",
+}
+"""What few programs use, and where it is: it is imported when it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = globals()[name] = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    return value
+
+
 __all__ = [
     "RRID",
     "AbstractChannel",
@@ -68,6 +95,7 @@ __all__ = [
     "ChannelClosedError",
     "ClusterManager",
     "ConnectionLostError",
+    "DaskManager",
     "ElasticManager",
     "Executor",
     "ExponentialBackOff",
@@ -80,6 +108,7 @@ __all__ = [
     "NotConnectedError",
     "ProcessExitedException",
     "RandomStreams",
+    "RayManager",
     "RemoteChannel",
     "RemoteException",
     "SSHManager",
@@ -95,6 +124,7 @@ __all__ = [
     "cluster_cookie",
     "default_worker_pool",
     "distributed",
+    "doctor",
     "everywhere",
     "fetch",
     "fetchfrom",
@@ -125,7 +155,9 @@ __all__ = [
     "start_worker",
     "stats",
     "sync",
+    "sync_dir",
     "unregister_by_value",
+    "upload",
     "wait",
     "worker_id_from_socket",
     "workers",

@@ -83,18 +83,32 @@ def _join(targets: list[tuple[str, int]], cookie: bytes, options: argparse.Names
     tag = _cookies.join_tag(cookie)
     del cookie
     _leave_standard_input()
-    while True:
-        error, again = _try_all(targets, tag, until, options.allow_plaintext)
-        if error is None:
-            break
-        if not again or time.monotonic() + RETRY_SECONDS > until:
-            _core.close()
-            names = ", ".join(_network.join(*target) for target in targets)
-            return _fail(f"cannot join the cluster at {names}: {error}")
-        time.sleep(RETRY_SECONDS)
-    address = _listen(options.bind_to, options.allow_plaintext)
+    error = dial(targets, tag, until, options.allow_plaintext)
+    if error is not None:
+        _core.close()
+        return _fail(error)
+    address = listen(options.bind_to, options.allow_plaintext)
     _worker.serve(address)
     return 0
+
+
+def dial(targets: list[tuple[str, int]], tag: bytes, until: float, plaintext: bool) -> str | None:
+    """Tries the addresses of process 1, again and again until a time; returns what is wrong, if it is.
+
+    Parameters:
+        targets: the hosts and ports.
+        tag: the tag of the listener there.
+        until: the deadline, by the monotonic clock.
+        plaintext: whether addresses beyond loopback may be used without encryption.
+    """
+    while True:
+        error, again = _try_all(targets, tag, until, plaintext)
+        if error is None:
+            return None
+        if not again or time.monotonic() + RETRY_SECONDS > until:
+            names = ", ".join(_network.join(*target) for target in targets)
+            return f"cannot join the cluster at {names}: {error}"
+        time.sleep(RETRY_SECONDS)
 
 
 def _try_all(
@@ -126,7 +140,7 @@ def _try_all(
     return "; ".join([failure, *unknown]), again
 
 
-def _listen(bind_to: str | None, plaintext: bool) -> str:
+def listen(bind_to: str | None, plaintext: bool) -> str:
     """Listens where other workers reach this one: by default where process 1 is reached from."""
     host, port = _core.own_address_to(1) or "127.0.0.1", 0
     if bind_to:

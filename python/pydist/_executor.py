@@ -63,7 +63,8 @@ def run(*, stays: bool) -> None:
         return
     _interrupts.register(executor)
     try:
-        while _step(executor):
+        # The signal to leave may have come where all that is raised is caught.
+        while not _interrupts.leaving() and _step(executor):
             pass
     finally:
         _interrupts.unregister()

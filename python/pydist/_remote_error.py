@@ -343,6 +343,18 @@ def _load_original(data: bytes, buffers: list[Any]) -> BaseException | None:
     return exc if isinstance(exc, BaseException) else None
 
 
+def _note_missing_module(exc: BaseException, pid: int) -> None:
+    """Adds to an error of an import where the module is missing, and how it gets there."""
+    if not isinstance(exc, ModuleNotFoundError) or not isinstance(exc.name, str):
+        return
+    who, host = "process" if pid == 1 else "worker", this_host()
+    note = f"{who} {pid}{f' (host {host})' if host else ''} has no module {exc.name!r}"
+    if pid != 1:
+        note += f"; install it there, or send yours: pydist.upload({exc.name.partition('.')[0]!r}, {pid})"
+    if note not in getattr(exc, "__notes__", ()):
+        exc.add_note(note)
+
+
 def dump_exception(
     exc: BaseException, pid: int
 ) -> tuple[bytes, list[pickle.PickleBuffer], list[_serialize.Ref]]:
@@ -370,6 +382,7 @@ def dump_exception(
                         remote, traceback=shorten(remote.traceback.rstrip() + "\n" + passage(exc, pid))
                     )
             else:
+                _note_missing_module(exc, pid)
                 remote = _Remote(
                     pid, this_host(), name_of(exc), text_of(exc), format_traceback(exc, notes=False), exc
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import linecache
 import os
+import signal
 import sys
 import time
 import types
@@ -20,7 +21,7 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         cookie: the secret of the cluster, in hex.
         config: the line that the process which started it wrote to its standard input.
     """
-    _detach_streams()
+    detach_streams()
     _session.start_node(
         config["pid"],
         cookie=bytes.fromhex(cookie.decode()),
@@ -31,7 +32,7 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         topology=config["topology"],
         lazy=config["lazy"],
     )
-    _core.die_with_parent(_parent_pipe, config["parent"])
+    watch_parent(config["parent"])
     _core.dial_head(config["head"], bytes.fromhex(config["head_inst"]))
     error = _core.wait_open(config["timeout"])
     if error is not None:
@@ -40,7 +41,7 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         os._exit(1)
     address = config["address"]
     del cookie, config
-    _serve(address)
+    run(address)
 
 
 def serve(address: str) -> None:
@@ -51,10 +52,13 @@ def serve(address: str) -> None:
     """
     sys.stdout = sys.__stdout__ = _lines.install(sys.stdout)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _lines.install(sys.stderr)  # type: ignore[misc]
-    _serve(address)
+    run(address)
 
 
-def _serve(address: str) -> None:
+def run(address: str) -> None:
+    """What `serve` does, where `detach_streams` has been called."""
+    # Who started this process may have blocked signals, which interrupts and the end of a worker need.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _interrupts.install_handler()
     _patch_sleep()
     _fresh_main()
@@ -86,7 +90,7 @@ def _run() -> None:
 _parent_pipe = -1
 
 
-def _detach_streams() -> None:
+def detach_streams() -> None:
     """Keeps the pipe to the parent, whose end tells that it is gone, out of the way of the user's code."""
     global _parent_pipe
     import fcntl
@@ -97,6 +101,14 @@ def _detach_streams() -> None:
     os.close(nothing)
     sys.stdout = sys.__stdout__ = _lines.install(sys.stdout)  # type: ignore[misc]
     sys.stderr = sys.__stderr__ = _lines.install(sys.stderr)  # type: ignore[misc]
+
+
+def watch_parent(ospid: int) -> None:
+    """Has this process end with its parent, whose id is given as a check that it is there; 0 for none.
+
+    Called after `detach_streams`.
+    """
+    _core.die_with_parent(_parent_pipe, ospid)
 
 
 def _fresh_main() -> None:

@@ -74,7 +74,7 @@ def test_the_shell_line_starts_a_worker(elastic):
     assert d.cluster_cookie().hex() not in line
     process = subprocess.Popen(line, shell=True)
     (pid,) = joined(1)
-    assert d.remotecall_fetch(os.environ.get, pid, "PYDIST_COOKIE") is None
+    assert d.remotecall_fetch(os.getenv, pid, "PYDIST_COOKIE") is None
     path = d.remotecall_fetch(lambda: __import__("psutil").Process().cmdline()[-1], pid)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     d.rmprocs(pid)
@@ -89,7 +89,7 @@ def test_the_cookie_from_the_environment_is_removed_from_it(elastic, start):
     env = {**os.environ, "PYDIST_COOKIE": d.cluster_cookie().hex()}
     start(command=command(elastic), env=env)
     (pid,) = joined(1)
-    assert d.remotecall_fetch(os.environ.get, pid, "PYDIST_COOKIE") is None
+    assert d.remotecall_fetch(os.getenv, pid, "PYDIST_COOKIE") is None
 
 
 def test_the_cookie_from_standard_input(elastic, start):

@@ -307,3 +307,23 @@ def test_f41_removal_of_a_worker_that_holds_the_interpreter(fresh_workers, tmp_p
     d.rmprocs(pid)
     assert time.monotonic() - begin < 12
     assert not exists(ospid)
+
+
+class SlowToGo:
+    """What its finalizer raises is printed, and goes no further."""
+
+    def __init__(self, started):
+        self.started = started
+
+    def __del__(self):
+        nap(20, self.started)
+
+
+def test_a_worker_that_is_to_end_while_a_finalizer_runs_ends(fresh_workers, tmp_path):
+    """The exception by which the main thread leaves may come where all that is raised is dropped."""
+    (pid,) = fresh_workers(1)
+    d.remote_do(SlowToGo, pid, str(tmp_path / "started"))
+    wait_until((tmp_path / "started").exists)
+    begin = time.monotonic()
+    d.rmprocs(pid)
+    assert time.monotonic() - begin < 4

@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+import socket
 import sys
 import threading
 import traceback
@@ -154,7 +155,33 @@ def test_f28_missing_module_is_named(workers, tmp_path, monkeypatch):
         with pytest.raises(d.RemoteException, match="pydist_test_missing") as caught:
             d.remotecall_fetch(f, workers[0], argument)
         assert isinstance(caught.value, ModuleNotFoundError)
+        assert lacks(workers[0], "pydist_test_missing") in caught.value.__notes__
     assert d.remotecall_fetch(echo, workers[0], 1) == 1
+
+
+def lacks(pid, module):
+    advice = f"install it there, or send yours: pydist.upload({module.partition('.')[0]!r}, {pid})"
+    return f"worker {pid} (host {socket.gethostname()}) has no module {module!r}; {advice}"
+
+
+def import_missing():
+    import pydist_test_missing_too.part  # noqa: F401
+
+
+def test_f28_a_module_that_a_call_imports_is_named_with_host_and_id(workers):
+    """F28: missing module: the error names the module, the host and the worker, however far it goes."""
+    for call in (
+        d.remotecall_fetch,
+        lambda f, pid: d.remotecall_fetch(d.remotecall_fetch, workers[1], f, pid),
+    ):
+        with pytest.raises(ModuleNotFoundError) as caught:
+            call(import_missing, workers[0])
+        assert caught.value.__notes__.count(lacks(workers[0], "pydist_test_missing_too")) == 1
+    with pytest.raises(ModuleNotFoundError) as caught:
+        d.remotecall_fetch(d.remotecall_fetch, workers[0], import_missing, 1)
+    assert f"process 1 (host {socket.gethostname()}) has no module 'pydist_test_missing_too'" in "".join(
+        caught.value.__notes__
+    )
 
 
 class TwoArguments(Exception):

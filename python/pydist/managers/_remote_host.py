@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from .. import _cookies, _core, _network, _transport, _worker
+from .. import _cookies, _network, _transport, _worker
 from . import _address_lines, _frames
 from .local import BLAS_VARIABLES
 
@@ -293,7 +293,7 @@ def serve(cookie: bytes, config: dict[str, Any]) -> None:
         cookie: the secret of the cluster, in hex.
         config: the line that the process which started it wrote to its standard input.
     """
-    _worker._detach_streams()
+    _worker.detach_streams()
     # Process 1 has said it once for all workers.
     _network._warned = config["allow_plaintext"]
     target = _network.join(config["bind"], config["port"])
@@ -304,9 +304,9 @@ def serve(cookie: bytes, config: dict[str, Any]) -> None:
     del cookie
     port = _network.split(bound.removeprefix("tcp:"))[1]
     reached = config["reached"] if config["bind"] in ("0.0.0.0", "::") else config["bind"]
-    _core.die_with_parent(_worker._parent_pipe, config["parent"])
+    _worker.watch_parent(config["parent"])
     os.write(config["out"], _address_lines.format_line(port, reached, inst).encode())
     os.close(config["out"])
     if not _transport.await_head(config["timeout"]):
         sys.exit(1)
-    _worker._serve(f"tcp:{_network.join(reached, port)}")
+    _worker.run(f"tcp:{_network.join(reached, port)}")

@@ -22,7 +22,7 @@ BLAS_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-_BOOTSTRAP = (
+BOOTSTRAP = (
     "import os,sys\n"
     "sys.path[:]=[p for p in sys.path if p]\n"
     "b=b''\n"
@@ -34,9 +34,10 @@ _BOOTSTRAP = (
     "import json\n"
     "config=json.loads(config)\n"
     "sys.path[:]=config['sys_path'] or [p for p in sys.path if p]+config['more_path']\n"
-    "from pydist._worker import main\n"
-    "main(cookie,config)\n"
+    "from importlib import import_module\n"
+    "import_module(config['entry']).main(cookie,config)\n"
 )
+"""Has a worker read the cookie and its settings from standard input, and run `main` of the module `entry`."""
 
 
 class LocalManager(ClusterManager):
@@ -120,6 +121,7 @@ class LocalManager(ClusterManager):
         here = _import_path()
         asked = [p for p in params["env"].get("PYTHONPATH", "").split(os.pathsep) if p]
         config = {
+            "entry": "pydist._worker",
             "pid": pid,
             "host": session.host,
             "cluster": session.cluster.hex(),
@@ -169,7 +171,7 @@ class LocalManager(ClusterManager):
 
 def _start(params: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [params["exename"] or sys.executable, *params["exeflags"], "-c", _BOOTSTRAP],
+        [params["exename"] or sys.executable, *params["exeflags"], "-c", BOOTSTRAP],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

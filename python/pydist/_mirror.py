@@ -1,0 +1,274 @@
+"""The folder of a host into which other processes put files, and which goes with the workers there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import io
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+FOLDER = "files"
+"""The part of a host's folder that has the files."""
+PIPE = "users"
+"""A named pipe that every worker which uses the folder holds open; it is removed when none does."""
+LOCK = "lock"
+
+_REMOVER = (
+    "trap '' HUP INT TERM; exec 3<&0; "
+    '( while read -r _; do :; done <&3; mv -- "$1" "$1.old" && rm -rf -- "$1.old" ) '
+    "</dev/null >/dev/null 2>&1 &"
+)
+"""What a shell leaves behind: it waits until nobody has the pipe open to write, and removes the folder."""
+
+_TOKEN = re.compile(r"[0-9a-f]{32}\Z")
+_used: dict[str, int] = {}
+_lock = threading.Lock()
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that leads out of the folder.
+
+    Raises:
+        ValueError: it is absolute, or has `..` in it, or is no plain path.
+
+    >>> check_name("package/module.py")
+    """
+    parts = name.split("/")
+    if not name or "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{name!r} is no path within a folder")
+
+
+def hash_of(path: Path) -> str:
+    """The SHA-256 of a file, and whether it can be executed."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{digest}{'x' if os.fstat(file.fileno()).st_mode & stat.S_IXUSR else ''}"
+
+
+def folder_of(token: str) -> Path:
+    """Where the folder with this token is on this host, whether it is there or not."""
+    if not _TOKEN.match(token):
+        raise ValueError(f"{token!r} names no folder of files")
+    return Path(tempfile.gettempdir()) / f"pydist-files-{token}"
+
+
+def missing(token: str, wanted: Mapping[str, str]) -> list[str]:
+    """Which of these files this host does not have, by their hashes."""
+    files = folder_of(token) / FOLDER
+    return [name for name, digest in wanted.items() if _hash_if_there(files, name) != digest]
+
+
+def _hash_if_there(files: Path, name: str) -> str | None:
+    check_name(name)
+    try:
+        return hash_of(files / name)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def apply(token: str, archive: bytes, wanted: Mapping[str, str], reload: bool) -> str:
+    """Makes the folder of this host have just these files, and puts it on `sys.path` of this process.
+
+    Parameters:
+        token: names the folder.
+        archive: a zip with the files that are missing here.
+        wanted: the hashes of all files, by their names.
+        reload: whether modules that are loaded from files that have changed are loaded anew.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: a name leads out of the folder, or is that of a link; or a file is neither here nor in the
+            archive.
+        OSError: a file cannot be written.
+    """
+    for name in wanted:
+        check_name(name)
+    folder = _open(token)
+    files = folder / FOLDER
+    with _locked(folder):
+        _unpack(archive, files, wanted)
+        _remove_others(files, wanted)
+        lacking = missing(token, wanted)
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} files have not arrived as they were announced, {lacking[0]!r} among them; "
+            "have they been changed meanwhile?"
+        )
+    _import_from(str(files))
+    if reload:
+        _reload(str(files), wanted)
+    else:
+        _remember(str(files), wanted)
+    return str(files)
+
+
+def _open(token: str) -> Path:
+    """Makes the folder where it is not there, and has it stay as long as this process does."""
+    folder = folder_of(token)
+    with _lock:
+        if token in _used and folder.is_dir():
+            return folder
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            _check_owner(folder)
+        _used[token] = _hold(folder)
+    return folder
+
+
+def _check_owner(folder: Path) -> None:
+    status = folder.lstat()
+    if (
+        not stat.S_ISDIR(status.st_mode)
+        or status.st_uid != os.getuid()
+        or stat.S_IMODE(status.st_mode) & 0o077
+    ):
+        raise PermissionError(f"{folder} is not a folder of this user alone")
+
+
+def _hold(folder: Path) -> int:
+    """Opens the pipe of the folder for as long as this process runs; makes it first where it is not there."""
+    pipe = folder / PIPE
+    with _locked(folder):
+        (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+        made = not pipe.exists()
+        if made:
+            os.mkfifo(pipe, 0o600)
+        # Open for both, a pipe waits for nobody at its other end.
+        held = os.open(pipe, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if made:
+                _leave_remover(folder, pipe)
+        except BaseException:
+            pipe.unlink()
+            os.close(held)
+            raise
+    return held
+
+
+def _leave_remover(folder: Path, pipe: Path) -> None:
+    """Starts what removes the folder; in a session of its own, it outlives whatever ends the workers."""
+    end = os.open(pipe, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        subprocess.run(
+            ["/bin/sh", "-c", _REMOVER, "sh", str(folder)],
+            stdin=end,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            check=True,
+        )
+    finally:
+        os.close(end)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _unpack(archive: bytes, files: Path, wanted: Mapping[str, str]) -> None:
+    """Writes the files of an archive, each at once: who imports meanwhile sees the old or the new one."""
+    if not archive:
+        return
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        for info in opened.infolist():
+            check_name(info.filename)
+            mode = info.external_attr >> 16
+            if not stat.S_ISREG(mode) or info.filename not in wanted:
+                raise ValueError(
+                    f"the archive has {info.filename!r} in it, which is no file that was announced"
+                )
+            target = files / info.filename
+            _make_parents(files, PurePosixPath(info.filename))
+            if target.is_dir():
+                shutil.rmtree(target)
+            part = target.with_name(f".{os.urandom(8).hex()}.part")
+            _forget_compiled(target)
+            part.write_bytes(opened.read(info))
+            part.chmod(0o700 if mode & stat.S_IXUSR else 0o600)
+            os.replace(part, target)
+
+
+def _forget_compiled(source: Path) -> None:
+    """Removes what the interpreter has compiled of a file, which it knows by size and second alone."""
+    if source.suffix == ".py":
+        Path(importlib.util.cache_from_source(str(source))).unlink(missing_ok=True)
+
+
+def _make_parents(files: Path, name: PurePosixPath) -> None:
+    for parent in reversed([files / parent for parent in name.parents]):
+        if parent.is_file():
+            parent.unlink()
+        parent.mkdir(mode=0o700, exist_ok=True)
+
+
+def _remove_others(files: Path, wanted: Mapping[str, str]) -> None:
+    """Removes what is not wanted, and folders that are empty then, but nothing that has been compiled."""
+    for root, _, names in os.walk(files, topdown=False):
+        if os.path.basename(root) == "__pycache__":
+            continue
+        for name in names:
+            path = Path(root, name)
+            if path.relative_to(files).as_posix() not in wanted:
+                path.unlink()
+        if Path(root) != files and set(os.listdir(root)) <= {"__pycache__"}:
+            shutil.rmtree(root)
+
+
+_seen: dict[str, dict[str, str]] = {}
+"""The hashes that the files of a folder had when they were last put on `sys.path` here."""
+
+
+def _import_from(files: str) -> None:
+    if files not in sys.path:
+        sys.path.insert(0, files)
+    importlib.invalidate_caches()
+
+
+def _remember(files: str, wanted: Mapping[str, str]) -> None:
+    """Takes note of what modules that are imported from now on are made of."""
+    known = _seen.setdefault(files, {})
+    loaded = {os.path.relpath(path, files) for path in _loaded(files)}
+    known.update({name: digest for name, digest in wanted.items() if name not in loaded or name not in known})
+
+
+def _loaded(files: str) -> dict[str, str]:
+    """The modules that are loaded from a folder, by their files."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if isinstance(path, str) and path.startswith(files + os.sep):
+            found[path] = name
+    return found
+
+
+def _reload(files: str, wanted: Mapping[str, str]) -> None:
+    """Loads modules anew whose files have changed since they were loaded."""
+    known = _seen.setdefault(files, {})
+    # A module is entered once it is loaded, after those that it imports.
+    for path, name in _loaded(files).items():
+        relative = Path(path).relative_to(files).as_posix()
+        if relative in wanted and known.get(relative) not in (None, wanted[relative]):
+            importlib.reload(sys.modules[name])
+    known.update(wanted)
