@@ -55,6 +55,7 @@ from .executor import Executor
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.elastic import ElasticManager
 from .managers.local import LocalManager
+from .managers.slurm import SlurmManager
 from .managers.ssh import SSHManager
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "RemoteChannel",
     "RemoteException",
     "SSHManager",
+    "SlurmManager",
     "ThreadLimitError",
     "VersionMismatchError",
     "WorkerConfig",
