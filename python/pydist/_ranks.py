@@ -6,6 +6,7 @@ Process 1 takes ids for all of them beforehand and tells them where it is; a tas
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import sys
 import time
@@ -17,6 +18,8 @@ from .managers.local import import_paths
 
 PAUSE_SECONDS = 0.2
 """The pause before the addresses of process 1 are tried again."""
+PROBE_SECONDS = 5.0
+"""So long an address has to answer."""
 
 
 class Door:
@@ -162,6 +165,35 @@ def _socket_of_head(settings: dict[str, Any]) -> list[str]:
         return [settings["head"]] if stat.S_ISSOCK(os.stat(path).st_mode) else []
     except OSError:
         return []
+
+
+def answers(settings: dict[str, Any]) -> bool:
+    """Whether something listens where process 1 is said to be: what says it may be left over.
+
+    Raises:
+        ValueError: process 1 is on another host, and listens on loopback alone.
+    """
+    for target in targets(settings):
+        kind, _, address = target.partition(":")
+        try:
+            if kind == "unix":
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(address)
+            else:
+                socket.create_connection(_network.split(address), PROBE_SECONDS).close()
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def remove_socket(pid: int) -> None:
+    """Removes the socket on which workers of this host reached one that has left."""
+    assert _session.session is not None
+    try:
+        os.unlink(os.path.join(_session.session.folder, str(pid)))
+    except OSError:
+        return
 
 
 def _dial(settings: dict[str, Any]) -> str | None:

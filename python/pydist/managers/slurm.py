@@ -21,6 +21,9 @@ from .local import environment_of
 END_SECONDS = 6.0
 """So long srun has to end its tasks and its job; Slurm itself gives tasks a few seconds."""
 
+TOLD_SECONDS = 0.5
+"""So long Slurm may take to tell how a task has ended, once its connection has."""
+
 
 class SlurmManager(ClusterManager):
     """Starts workers as tasks of Slurm, all of them by one `srun`.
@@ -90,7 +93,7 @@ class SlurmManager(ClusterManager):
             config.process.step.joined(pid)
         elif op == "finalize":
             config.process.step.left(pid)
-            config.process.unlink()
+            _ranks.remove_socket(pid)
 
     def terminate(self, pid: int, config: WorkerConfig) -> None:
         """Has Slurm end the tasks, where no other worker of the step is to stay."""
@@ -122,23 +125,24 @@ class _Task:
         self.config: WorkerConfig | None = None
         self.pid = 0
         self.streams: list[_output.Stream] = []
+        self._told = threading.Event()
 
     def poll(self) -> int | None:
         """Its exit status, once it has ended; that of `srun` where Slurm did not tell."""
         return self.status if self.status is not None else self.step.poll()
 
+    def exit_reason(self) -> str:
+        """How it has ended, where Slurm tells it a moment later."""
+        self._told.wait(TOLD_SECONDS)
+        if self.status is None:
+            return ""
+        return f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"
+
     def end_output(self) -> None:
         """All that it printed has been read."""
+        self._told.set()
         for stream in self.streams:
             stream.ended.set()
-
-    def unlink(self) -> None:
-        """Removes the socket on which workers of this host reached it."""
-        assert _session.session is not None
-        try:
-            os.unlink(os.path.join(_session.session.folder, str(self.pid)))
-        except OSError:
-            return
 
 
 class _Step:
