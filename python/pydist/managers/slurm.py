@@ -173,6 +173,8 @@ class _Step:
         self._coming: set[int] = set()
         self._alive: set[int] = set()
         self._job: str | None = None
+        self._started = False
+        self._stopped = False
         self._own_job = not _srun.is_inside(environment)
         self._own = _labelled.OwnStream(self._hear)
         self._door = _ranks.Door(params)
@@ -262,20 +264,19 @@ class _Step:
             return False
         self._job, task.config.ospid, task.config.host = start
         task.config.userdata["SLURM_JOB_ID"] = self._job
+        self._started = True
         return True
 
     def _hear(self, line: str) -> None:
         """Hears what srun says."""
         self._job = _srun.job_of(line) or self._job
-        log = logging.getLogger("pydist")
         if _srun.is_queued(line):
             self._launched.queued()
-            log.warning("%s", line)
         elif _srun.is_allocated(line):
             self._launched.begun()
-            log.warning("%s", line)
-        else:
-            log.info("%s", line)
+        # What it says of the queue the user waits for; errors are part of exceptions.
+        waits = not self._started and not self._stopped and "error:" not in line
+        logging.getLogger("pydist").log(logging.WARNING if waits else logging.INFO, "%s", line)
         for rank, status in _srun.ends_of(line):
             if rank < len(self._tasks):
                 self._tasks[rank].status = status
@@ -323,6 +324,7 @@ class _Step:
 
     def stop(self) -> None:
         """Has srun end its tasks, and its job."""
+        self._stopped = True
         self._process.send_signal(signal.SIGTERM)
 
     def end(self) -> None:
