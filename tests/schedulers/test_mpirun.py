@@ -47,7 +47,8 @@ import pydist as d
 import beside
 ranks = [d.remotecall_fetch(os.getenv, pid, "OMPI_COMM_WORLD_RANK") for pid in d.workers()]
 print(sys.argv[1:], d.procs(), ranks, d.pmap(beside.square, range(4)))
-print(d.remotecall_fetch(d.remotecall_fetch, 2, d.myid, 3), d.remotecall_fetch(os.getenv, 2, "OMP_NUM_THREADS"))
+other = d.remotecall_fetch(d.remotecall_fetch, 2, d.myid, 3)
+print(other, d.remotecall_fetch(os.getenv, 2, "OMP_NUM_THREADS"))
 d.remotecall_fetch(print, 2, "from a worker")
 sys.exit(int(sys.argv[1]))
 """

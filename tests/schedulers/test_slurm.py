@@ -83,7 +83,7 @@ def test_what_is_known_of_a_worker(slurm):
 
 
 def test_what_others_see_of_a_job(slurm, three):
-    """S1: the cookie is in no command line, no environment, and not in what Slurm tells. S2: nothing listens."""
+    """S1: the cookie is in no command line, no environment, nothing that Slurm tells. S2: nobody listens."""
     for ospid in [os.getpid(), *(d.remotecall_fetch(os.getpid, pid) for pid in three)]:
         assert tcp_listeners(ospid) == []
     folder = Path(_session.session.folder)
