@@ -457,6 +457,14 @@ def set_default_worker_pool(pool: AbstractWorkerPool) -> None:
         _taken_up.update(member[0] for member in _core.members())
 
 
+def is_behind(pool: AbstractWorkerPool) -> bool:
+    """Whether this is the default pool of process 1, and a worker that has joined will be added to it."""
+    with _lock:
+        if pool is not _default or _core.me() != HEAD:
+            return False
+        return any(member[0] not in _taken_up and member[0] != HEAD for member in _core.members())
+
+
 def take_up() -> None:
     """Adds the workers that have come to the default pool of process 1."""
     if _default is None or _core.me() != HEAD:

@@ -252,6 +252,29 @@ def test_an_element_is_done_by_another_worker_when_one_leaves(start):
         assert [x for x, _ in results.result(60)] == list(range(300))
 
 
+def test_a_map_waits_for_a_worker_that_has_joined_and_is_not_in_the_pool_yet(start, tmp_path):
+    process = start()
+    (one,) = joined(1)
+    ready = tmp_path / "ready"
+    ready.touch()
+    text = f"import os, time\nwhile not os.path.exists({str(ready)!r}): time.sleep(0.01)"
+    try:
+        d.everywhere(text, persist=True)
+        with ThreadPoolExecutor(1) as thread:
+            mapped = thread.submit(d.pmap, slow(0.01), range(300), retry_delays=[0, 0])
+            wait_until(lambda: d.stats(one)["calls_running"])
+            ready.unlink()
+            start()
+            two = joined(2)[1]
+            process.kill()
+            wait_until(lambda: d.workers() == [two])
+            ready.touch()
+            assert [x for x, _ in mapped.result(60)] == list(range(300))
+    finally:
+        ready.touch()
+        _everywhere._persistent.clear()
+
+
 def test_a_failure_lists_all_addresses_that_were_tried():
     with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
         ports = [server.getsockname()[1] for server in (first, second)]
@@ -296,7 +319,7 @@ def test_workers_join_and_leave_under_calls_and_a_map(elastic, start, milestone)
     start()
     joined(1)
     with ThreadPoolExecutor(1) as thread:
-        mapped = thread.submit(d.pmap, lambda x: x * x, numbers(), retry_delays=[0] * 20)
+        mapped = thread.submit(d.pmap, slow(0.001), numbers(), retry_delays=[0] * 20)
         try:
             while started < total or d.nprocs() < 3:
                 assert time.monotonic() < deadline
@@ -324,7 +347,7 @@ def test_workers_join_and_leave_under_calls_and_a_map(elastic, start, milestone)
         finally:
             stopped.set()
         results = mapped.result(60)
-    assert results == [x * x for x in range(len(results))]
+    assert [x for x, _ in results] == list(range(len(results)))
     assert len(results) > 1000
     assert done > 100
     assert all(pid == named for pid, named in gone)
