@@ -208,6 +208,15 @@ def test_what_persists_runs_on_workers_that_join(elastic, start):
         _everywhere._persistent.clear()
 
 
+def numbers(stopped, seconds=90):
+    """Count until an event is set, or for so long."""
+    deadline = time.monotonic() + seconds
+    for x in itertools.count():
+        if stopped.is_set() or time.monotonic() > deadline:
+            return
+        yield x
+
+
 def slow(seconds):
     """Return a function that goes by value: these workers do not find the modules of the tests."""
 
@@ -223,16 +232,8 @@ def test_a_running_map_takes_up_workers_that_join(start):
     (one,) = joined(1)
     stopped = threading.Event()
 
-    def numbers():
-        """Count until the map has used both workers; it ends with the deadline in any case."""
-        deadline = time.monotonic() + 60
-        for x in itertools.count():
-            if stopped.is_set() or time.monotonic() > deadline:
-                return
-            yield x
-
     seen = []
-    for x, pid in d.pgenerate(slow(0.002), numbers()):
+    for x, pid in d.pgenerate(slow(0.002), numbers(stopped)):
         if x == 0:
             start()
         seen.append((x, pid))
@@ -255,24 +256,33 @@ def test_an_element_is_done_by_another_worker_when_one_leaves(start):
 def test_a_map_waits_for_a_worker_that_has_joined_and_is_not_in_the_pool_yet(start, tmp_path):
     process = start()
     (one,) = joined(1)
-    ready = tmp_path / "ready"
+    ready, stopped = tmp_path / "ready", threading.Event()
     ready.touch()
     text = f"import os, time\nwhile not os.path.exists({str(ready)!r}): time.sleep(0.01)"
     try:
         d.everywhere(text, persist=True)
-        with ThreadPoolExecutor(1) as thread:
-            mapped = thread.submit(d.pmap, slow(0.01), range(300), retry_delays=[0, 0])
-            wait_until(lambda: d.stats(one)["calls_running"])
-            ready.unlink()
-            start()
-            two = joined(2)[1]
-            process.kill()
-            wait_until(lambda: d.workers() == [two])
-            ready.touch()
-            assert [x for x, _ in mapped.result(60)] == list(range(300))
-    finally:
+        thread = ThreadPoolExecutor(1)
+        mapped = thread.submit(d.pmap, slow(0.01), numbers(stopped), retry_delays=[0, 0])
+        wait_until(lambda: d.stats(one)["calls_running"])
+        ready.unlink()
+        start()
+        two = joined(2)[1]
+        process.kill()
+        wait_until(lambda: d.workers() == [two])
+        # The map has heard of the death once it has nobody to send to.
+        wait_until(lambda: mapped.done() or d.stats()["calls_outstanding"] <= 1)
+        assert not mapped.done()
         ready.touch()
+        wait_until(lambda: d.default_worker_pool().workers() == [two])
+        stopped.set()
+        results = mapped.result(60)
+    finally:
+        stopped.set()
+        ready.touch()
+        thread.shutdown()
         _everywhere._persistent.clear()
+    assert [x for x, _ in results] == list(range(len(results)))
+    assert {pid for _, pid in results} == {one, two}
 
 
 def test_a_failure_lists_all_addresses_that_were_tried():
@@ -310,16 +320,10 @@ def test_workers_join_and_leave_under_calls_and_a_map(elastic, start, milestone)
     deadline = time.monotonic() + (900 if milestone else 100)
     stopped = threading.Event()
 
-    def numbers():
-        for x in itertools.count():
-            if stopped.is_set():
-                return
-            yield x
-
     start()
     joined(1)
     with ThreadPoolExecutor(1) as thread:
-        mapped = thread.submit(d.pmap, slow(0.001), numbers(), retry_delays=[0] * 20)
+        mapped = thread.submit(d.pmap, slow(0.001), numbers(stopped, 900), retry_delays=[0] * 20)
         try:
             while started < total or d.nprocs() < 3:
                 assert time.monotonic() < deadline
