@@ -13,9 +13,11 @@ import psutil
 import pytest
 
 import pydist as d
-from pydist import _session
+from pydist import _network, _session
 from support import Script, executable, tcp_listeners, touch, wait_until
 from support_managers import ask
+
+IMPORTS = os.pathsep.join(sys.path)
 
 
 @pytest.fixture
@@ -365,6 +367,45 @@ def test_custom_python_flags_and_long_output(slurm, capfd):
 
     wait_until(arrived)
     assert sum(len(found) for found in re.findall("x{100,}", text)) == 200_000
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Give a Python for tasks whose host has another name for each of them, as if they were on others."""
+    if subprocess.run(["unshare", "--uts", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("there can be no namespace for another host name here")
+    return executable(
+        tmp_path, 'exec unshare --uts sh -c \'hostname "other$SLURM_PROCID"; exec "$0" "$@"\' "$PYTHON" "$@"'
+    )
+
+
+def test_another_host_is_not_reached_in_plain_text(slurm, elsewhere):
+    with pytest.raises(d.LaunchWorkerError) as caught:
+        d.addprocs(d.SlurmManager(1), exename=elsewhere, env={"PYTHONPATH": IMPORTS})
+    assert caught.value.status == 1
+    assert caught.value.host == "other0"
+    assert f"process 1 runs on {os.uname().nodename} and listens on loopback alone" in caught.value.output
+    assert "allow_plaintext=True" in caught.value.output
+    slurm.wait_empty()
+
+
+@pytest.mark.filterwarnings("ignore:connections over .* are not encrypted:RuntimeWarning")
+def test_workers_on_other_hosts(slurm, elsewhere):
+    if all(_network.is_loopback(_network.split(address)[0]) for address in _network.own_addresses(1)):
+        pytest.skip("this machine has no address beyond loopback")
+    with pytest.raises(d.ProcessExitedException):
+        near = d.addprocs(d.SlurmManager(1), allow_plaintext=True)
+        far = d.addprocs(
+            d.SlurmManager(2), exename=elsewhere, env={"PYTHONPATH": IMPORTS}, allow_plaintext=True
+        )
+        assert [d.procs(pid) for pid in far] == [[pid] for pid in far]
+        assert d.procs(1) == [1, *near]
+        pids = [*near, *far]
+        assert [ask(a, b) for a in pids for b in pids if a != b] == [b for a in pids for b in pids if a != b]
+        large = bytes(3_000_000)
+        assert [d.remotecall_fetch(len, pid, large) for pid in pids] == [3_000_000] * 3
+        d.remotecall_fetch(os._exit, far[0], 1)
+    assert d.workers() == [*near, far[1]]
 
 
 def test_no_srun_in_the_path(tmp_path):
