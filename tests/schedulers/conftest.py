@@ -15,8 +15,8 @@ import pydist as d
 from support import wait_until
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = Path(os.environ.get("PYDIST_TESTING", ROOT.parent / "shared" / "testing"))
-"""Scripts that start servers; the variable PYDIST_TESTING names another folder."""
+SCRIPTS = Path(os.environ.get("PYDIST_TESTING_SCRIPTS", ROOT.parent / "shared" / "testing"))
+"""Scripts that start servers; the variable PYDIST_TESTING_SCRIPTS names another folder."""
 MISSING_PACKAGES = 3
 
 
