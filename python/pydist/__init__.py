@@ -57,6 +57,7 @@ from .executor import Executor
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.elastic import ElasticManager
 from .managers.local import LocalManager
+from .managers.slurm import SlurmManager
 from .managers.ssh import SSHManager
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ __all__ = [
     "RemoteChannel",
     "RemoteException",
     "SSHManager",
+    "SlurmManager",
     "ThreadLimitError",
     "VersionMismatchError",
     "WorkerConfig",

@@ -29,7 +29,11 @@ options:
                           [count*][user@]host[:port] [bind_addr[:port]]
                           count is a number or auto, the machine's CPUs; # begins a comment
       --tunnel            have all traffic with these machines go through ssh
-      --allow-plaintext   let connections to them go over the network without encryption
+  --slurm                 the workers are tasks of Slurm: those of the allocation that this runs in (sbatch,
+                          salloc); with -p N, N of them, or outside of one a job of N tasks
+  --mpi                   the processes that mpirun has started: the first runs the program, the others are
+                          the workers; found out without --mpi, too, unless other workers are asked for
+  --allow-plaintext       let connections to other hosts go over the network without encryption
   -L, --load FILE         run FILE in __main__ of every process before the program; may be given several times
   -i, --interactive       an interactive session after the program
   -c CODE                 the program is the text CODE
@@ -49,6 +53,8 @@ examples:
   pydist -p auto -c 'import pydist as d; print(d.pmap(abs, range(-5, 0)))'
   pydist -p 2 -L setup.py                       interactive; setup.py has run everywhere
   pydist --machine-file hosts -m mypackage
+  sbatch -n 8 --wrap 'pydist --slurm simulate.py'
+  mpirun -n 9 pydist simulate.py
   printf '4*node1\\nauto*me@node2:2222\\n' > hosts
 
 environment variables:
@@ -65,6 +71,8 @@ WITH_VALUE = {
 }
 FLAGS = {
     "--tunnel": "--tunnel",
+    "--slurm": "--slurm",
+    "--mpi": "--mpi",
     "--allow-plaintext": "--allow-plaintext",
     "-i": "-i",
     "--interactive": "-i",
@@ -85,10 +93,16 @@ class Options:
     machines: list[Any] = field(default_factory=list)
     machine_file: str = ""
     machine_params: dict[str, bool] = field(default_factory=dict)
+    slurm: bool = False
+    mpi: bool = False
     loads: list[tuple[str, str]] = field(default_factory=list)
     interactive: bool = False
     shows: str = ""
     program: Program = field(default_factory=lambda: Program("none"))
+
+    def params(self) -> dict[str, Any]:
+        """The keywords of `addprocs` for workers of Slurm and mpirun."""
+        return {name: value for name, value in self.machine_params.items() if name == "allow_plaintext"}
 
 
 def parse(argv: list[str]) -> Options:
@@ -157,6 +171,10 @@ def _apply(options: Options, name: str, value: str) -> None:
         options.interactive = True
     elif name in ("--tunnel", "--allow-plaintext"):
         options.machine_params[name[2:].replace("-", "_")] = True
+    elif name == "--slurm":
+        options.slurm = True
+    elif name == "--mpi":
+        options.mpi = True
     else:
         options.shows = name
 
@@ -229,13 +247,49 @@ def start_workers(options: Options) -> None:
     """
     from ._cluster import addprocs
 
-    if options.count is not None or options.all_cpus:
+    if options.slurm:
+        _start_in_slurm(options)
+    elif options.count is not None or options.all_cpus:
         addprocs(options.count)
     if options.machines:
         try:
             addprocs(options.machines, **options.machine_params)
         except (TypeError, ValueError) as error:
             raise UsageError(f"{options.machine_file}: {error}") from error
+
+
+def _start_in_slurm(options: Options) -> None:
+    from ._cluster import addprocs
+    from .managers import _srun
+    from .managers.slurm import SlurmManager
+
+    if options.all_cpus:
+        raise UsageError(
+            "-p auto is for workers on this machine; --slurm alone uses all tasks of the allocation"
+        )
+    if options.count is None and not _srun.is_inside(os.environ):
+        raise UsageError(
+            "--slurm needs -p N outside of an allocation; inside of one (sbatch, salloc) it uses all tasks"
+        )
+    if options.count != 0:
+        addprocs(SlurmManager(options.count), **options.params())
+
+
+def _place(options: Options) -> tuple[int, int] | None:
+    """The rank and the number of the processes that mpirun started, where they are the cluster.
+
+    Raises:
+        UsageError: they are to be, and nothing has started several; or other workers are asked for, too.
+    """
+    from . import _mpi
+
+    others = options.count is not None or options.all_cpus or options.slurm or bool(options.machines)
+    if options.mpi and others:
+        raise UsageError("--mpi takes the workers that mpirun starts: no other option can ask for workers")
+    found = None if others or _mpi.is_taken() else _mpi.place(os.environ, steps=options.mpi)
+    if options.mpi and found is None:
+        raise UsageError("--mpi needs mpirun, or srun: mpirun -n 4 pydist --mpi script.py")
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -288,6 +342,13 @@ def _subcommand(name: str, argv: list[str]) -> int:
 def _run(options: Options) -> int:
     from ._errors import LaunchWorkerError
 
+    place = _place(options)
+    if place is not None:
+        from . import _mpi
+
+        _mpi.take()
+        if place[0] > 0:
+            return _mpi.serve(place[0])
     program = options.program
     if program.kind == "none" and not options.interactive and not _is_terminal():
         program.kind = "stdin"
@@ -302,6 +363,8 @@ def _run(options: Options) -> int:
         program, code = Program("none"), None
     try:
         start_workers(options)
+        if place is not None and place[1] > 1:
+            _take_up_others(place[1], options)
     except LaunchWorkerError as error:
         _program.fail(str(error), 1)
     for text, filename in options.loads:
@@ -316,6 +379,13 @@ def _run(options: Options) -> int:
     from . import _console
 
     return _console.interact(greets=greets)
+
+
+def _take_up_others(size: int, options: Options) -> None:
+    from . import _mpi
+    from ._cluster import addprocs
+
+    addprocs(_mpi.MpiManager(size), **options.params())
 
 
 def _is_terminal() -> bool:

@@ -177,7 +177,7 @@ def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
         failures.append(failure)
         started.remove(pid)
         rmprocs(pid)
-    _pools.take_up()
+    _pools.take_up(started)
     return failures
 
 

@@ -69,6 +69,16 @@ def threads_max() -> int:
     return int(_number("PYDIST_MAX_THREADS", 4096.0))
 
 
+def meeting_folder() -> str:
+    """Where processes under `mpirun` meet: `PYDIST_MEETING_FOLDER`, `~/.cache/pydist` by default.
+
+    All of them must share it, and nobody else may write there.
+    """
+    return os.environ.get("PYDIST_MEETING_FOLDER") or os.path.join(
+        os.path.expanduser("~"), ".cache", "pydist"
+    )
+
+
 def allow_python_mismatch() -> bool:
     """Whether processes of different CPython X.Y may connect: `PYDIST_ALLOW_PYTHON_MISMATCH=1`."""
     return os.environ.get("PYDIST_ALLOW_PYTHON_MISMATCH", "") == "1"

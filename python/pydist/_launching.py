@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import queue
 import threading
@@ -17,6 +18,8 @@ from .managers.local import LocalManager
 
 HOOK_SECONDS = 10.0
 """So long a method of a manager may take where nobody has set a time for it."""
+QUEUE_SECONDS = 2e6
+"""What stands for no limit where the system needs a number: some weeks."""
 CLEAN_UP_SECONDS = 2.0
 """So long it may take for a worker that did not start."""
 
@@ -190,7 +193,8 @@ class Launch:
         if cancelled:
             worker.kill()
             raise RuntimeError("addprocs() has been given up")
-        _deadlines[pid] = (self.until, bool(self.params["allow_plaintext"]))
+        until = min(self.until, time.monotonic() + QUEUE_SECONDS)
+        _deadlines[pid] = (until, bool(self.params["allow_plaintext"]))
         _core.expect_worker(pid, self._connected(worker), shared)
         if self.manager._trusted:
             self._connect(worker)
@@ -206,6 +210,14 @@ class Launch:
     def failed(self, error: Exception) -> None:
         """Takes note of a worker that could not be launched."""
         self.failures.append(error)
+
+    def queued(self) -> None:
+        """The workers wait in a queue: no time runs."""
+        self.until = math.inf
+
+    def begun(self) -> None:
+        """The workers start now: their time runs from here on."""
+        self.until = time.monotonic() + self.params["timeout"]
 
     def _connected(self, worker: Worker) -> list[int]:
         """The workers that a custom topology connects this one to."""
@@ -242,12 +254,12 @@ class Launch:
         thread = threading.Thread(target=self._launch, name="pydist-launch", daemon=True)
         thread.start()
         started: list[int] = []
-        patience = self.until + (HOOK_SECONDS if self.manager._keeps_time else 0.0)
+        patience = HOOK_SECONDS if self.manager._keeps_time else 0.0
         try:
-            while not self._finished.is_set() and time.monotonic() < patience:
+            while not self._finished.is_set() and time.monotonic() < self.until + patience:
                 self._await_some(started)
                 if not self._coming:
-                    self._finished.wait(min(0.05, max(0.0, patience - time.monotonic())))
+                    self._finished.wait(min(0.05, max(0.0, self.until + patience - time.monotonic())))
             if not self._finished.is_set():
                 self.failures.append(
                     LaunchWorkerError(
@@ -301,7 +313,7 @@ class Launch:
 
     def _register(self, worker: Worker) -> None:
         worker.joined = True
-        left = max(self.until - time.monotonic(), 1.0)
+        left = min(max(self.until - time.monotonic(), 1.0), QUEUE_SECONDS)
         try:
             worker.call(worker.manager.manage, left, "register")
         except TimeoutError as error:

@@ -114,8 +114,11 @@ class Run:
 
     def _await(self) -> None:
         """Waits until something has come in, and takes it."""
-        if self._schedule.needs_workers() and not self._team.is_coming():
-            raise NoWorkersError("every worker of the pool has gone")
+        if self._schedule.needs_workers():
+            coming = self._team.is_coming()
+            self._look()
+            if self._schedule.needs_workers() and not coming:
+                raise NoWorkersError("every worker of the pool has gone")
         for key, outcome in self._queue.wait(self._patience()):
             self._take(key, outcome)
 

@@ -166,6 +166,11 @@ def attach(pid: int, target: Callable[[], TextIO | None]) -> Stream:
     return stream
 
 
+def add(pid: int, stream: Stream) -> None:
+    """Keeps a stream of a worker that something else feeds."""
+    _streams.setdefault(pid, []).append(stream)
+
+
 def await_end(pid: int, seconds: float) -> None:
     """Waits until all that a worker printed has been passed on."""
     for stream in _streams.get(pid, ()):

@@ -403,6 +403,8 @@ class CachingPool(AbstractWorkerPool):
 
 _default: AbstractWorkerPool | None = None
 _taken_up: set[int] = set()
+_ready: set[int] = set()
+"""Workers that have run what persists."""
 
 
 def default_worker_pool() -> AbstractWorkerPool:
@@ -457,13 +459,27 @@ def set_default_worker_pool(pool: AbstractWorkerPool) -> None:
         _taken_up.update(member[0] for member in _core.members())
 
 
-def take_up() -> None:
-    """Adds the workers that have come to the default pool of process 1."""
-    if _default is None or _core.me() != HEAD:
-        return
+def is_behind(pool: AbstractWorkerPool) -> bool:
+    """Whether this is the default pool of process 1, and a worker that has joined will be added to it."""
     with _lock:
+        if pool is not _default or _core.me() != HEAD:
+            return False
+        return any(member[0] not in _taken_up and member[0] != HEAD for member in _core.members())
+
+
+def take_up(ready: Iterable[int] = ()) -> None:
+    """Adds the workers that have come, and have run what persists, to the default pool of process 1.
+
+    Parameters:
+        ready: workers that have just done so.
+    """
+    with _lock:
+        _ready.update(ready)
+        if _default is None or _core.me() != HEAD:
+            return
         alive = {member[0] for member in _core.members()}
-        new = alive - _taken_up - {HEAD}
+        new = _ready & alive - _taken_up
+        _ready.intersection_update(alive)
         _taken_up.intersection_update(alive)
         _taken_up.update(new)
         for pid in sorted(new):

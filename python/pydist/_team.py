@@ -130,7 +130,9 @@ class Team:
             self._queue.push(self._wake)
 
     def is_coming(self) -> bool:
-        """Whether a worker is being started."""
+        """Whether a worker is being started, or has joined and is not in the default pool yet."""
+        if self._pool is not None and _pools.is_behind(self._pool):
+            return True
         with self._lock:
             return self._coming > 0 or bool(self._new) or self._failure is not None
 

@@ -75,6 +75,11 @@ def test_one_worker_for_each_cpu(argv):
         (["-L", "missing.py"], "can't open the file of -L 'missing.py': No such file"),
         (["-L", "."], "can't open the file of -L '.': Is a directory"),
         (["--machine-file", "missing"], "can't open the machine file 'missing': No such file"),
+        (["--slurm", "-c", "1"], "--slurm needs -p N outside of an allocation"),
+        (["--slurm", "-p", "auto", "-c", "1"], "-p auto is for workers on this machine"),
+        (["--slurm=3", "-c", "1"], "--slurm takes no value"),
+        (["--mpi", "-c", "1"], "--mpi needs mpirun, or srun"),
+        (["--mpi", "-p", "2", "-c", "1"], "no other option can ask for workers"),
         (["missing.py"], "can't open the script 'missing.py': No such file"),
     ],
 )

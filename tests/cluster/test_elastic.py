@@ -1,14 +1,18 @@
 """Workers that join and leave as they like."""
 
+import itertools
 import os
 import random
 import re
 import shlex
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -204,36 +208,153 @@ def test_what_persists_runs_on_workers_that_join(elastic, start):
         _everywhere._persistent.clear()
 
 
-@pytest.mark.timeout(110)
-def test_fifty_workers_join_and_leave_under_calls(elastic, start):
-    """More than 50 workers come and go at random; a call gives its result, or tells that its worker left."""
+def numbers(stopped, seconds=90):
+    """Count until an event is set, or for so long."""
+    deadline = time.monotonic() + seconds
+    for x in itertools.count():
+        if stopped.is_set() or time.monotonic() > deadline:
+            return
+        yield x
+
+
+def slow(seconds):
+    """Return a function that goes by value: these workers do not find the modules of the tests."""
+
+    def where(x):
+        time.sleep(seconds)
+        return x, d.myid()
+
+    return where
+
+
+def test_a_running_map_takes_up_workers_that_join(start):
+    start()
+    (one,) = joined(1)
+    stopped = threading.Event()
+
+    seen = []
+    for x, pid in d.pgenerate(slow(0.002), numbers(stopped)):
+        if x == 0:
+            start()
+        seen.append((x, pid))
+        if pid != one:
+            stopped.set()
+    assert [x for x, _ in seen] == list(range(len(seen)))
+    assert {pid for _, pid in seen} == set(joined(2))
+
+
+def test_an_element_is_done_by_another_worker_when_one_leaves(start):
+    processes = [start(), start()]
+    joined(2)
+    with ThreadPoolExecutor(1) as thread:
+        results = thread.submit(d.pmap, slow(0.005), range(300), retry_delays=[0, 0])
+        wait_until(lambda: all(d.stats(pid)["calls_running"] for pid in d.workers()))
+        processes[0].kill()
+        assert [x for x, _ in results.result(60)] == list(range(300))
+
+
+def test_a_map_waits_for_a_worker_that_has_joined_and_is_not_in_the_pool_yet(start, tmp_path):
+    process = start()
+    (one,) = joined(1)
+    ready, stopped = tmp_path / "ready", threading.Event()
+    ready.touch()
+    text = f"import os, time\nwhile not os.path.exists({str(ready)!r}): time.sleep(0.01)"
+    try:
+        d.everywhere(text, persist=True)
+        thread = ThreadPoolExecutor(1)
+        mapped = thread.submit(d.pmap, slow(0.01), numbers(stopped), retry_delays=[0, 0])
+        wait_until(lambda: d.stats(one)["calls_running"])
+        ready.unlink()
+        start()
+        two = joined(2)[1]
+        process.kill()
+        wait_until(lambda: d.workers() == [two])
+        # The map has heard of the death once it has nobody to send to.
+        wait_until(lambda: mapped.done() or d.stats()["calls_outstanding"] <= 1)
+        assert not mapped.done()
+        ready.touch()
+        wait_until(lambda: d.default_worker_pool().workers() == [two])
+        stopped.set()
+        results = mapped.result(60)
+    finally:
+        stopped.set()
+        ready.touch()
+        thread.shutdown()
+        _everywhere._persistent.clear()
+    assert [x for x, _ in results] == list(range(len(results)))
+    assert {pid for _, pid in results} == {one, two}
+
+
+def test_a_failure_lists_all_addresses_that_were_tried():
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = [server.getsockname()[1] for server in (first, second)]
+    addresses = [f"127.0.0.1:{ports[0]}", f"[::1]:{ports[1]}"]
+    words = [word for address in addresses for word in ("--connect", address)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pydist", "worker", *words, "--timeout", "0.5"],
+        env={**os.environ, "PYDIST_COOKIE": "x" * 32},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"cannot join the cluster at {', '.join(addresses)}" in done.stderr
+    assert all(f"tcp:{address}: Connection refused" in done.stderr for address in addresses)
+
+
+def test_the_address_that_answers_is_found_among_others(elastic, start):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    line = shlex.split(elastic.command())
+    start(command=shlex.join([*line[:4], "--connect", f"127.0.0.1:{port}", *line[4:]]))
+    assert d.remotecall_fetch(d.myid, joined(1)[0]) == joined(1)[0]
+
+
+@pytest.mark.timeout(1000)
+def test_workers_join_and_leave_under_calls_and_a_map(elastic, start, milestone):
+    """Workers come and go at random: a call gives its result or tells of its worker's end; a map is right."""
+    total = 200 if milestone else 40
     r = random.Random(7)
     alive, gone, started, done = [], [], 0, 0
-    deadline = time.monotonic() + 100
-    while started < 52 or d.nprocs() < 3:
-        assert time.monotonic() < deadline
-        alive = [p for p in alive if p.poll() is None]
-        while started < 52 and len(alive) < 6:
-            alive.append(start())
-            started += 1
-        for pid in d.workers():
-            if pid == 1:
-                continue
-            try:
-                x = r.randrange(10**6)
-                assert d.remotecall_fetch(divmod, pid, x, 7) == divmod(x, 7)
-                done += 1
-            except d.ProcessExitedException as error:
-                gone.append((pid, error.pid))
-        if d.nworkers() >= 3:
-            victim = r.choice([p for p in d.workers() if p != 1])
-            if r.random() < 0.5:
-                d.rmprocs(victim)
-            else:
-                with pytest.raises(d.ProcessExitedException):
-                    d.remotecall_fetch(os._exit, victim, 1)
+    deadline = time.monotonic() + (900 if milestone else 100)
+    stopped = threading.Event()
+
+    start()
+    joined(1)
+    with ThreadPoolExecutor(1) as thread:
+        mapped = thread.submit(d.pmap, slow(0.001), numbers(stopped, 900), retry_delays=[0] * 20)
+        try:
+            while started < total or d.nprocs() < 3:
+                assert time.monotonic() < deadline
+                assert not mapped.done()
+                alive = [p for p in alive if p.poll() is None]
+                while started < total and len(alive) < 6:
+                    alive.append(start())
+                    started += 1
+                for pid in d.workers():
+                    if pid == 1:
+                        continue
+                    try:
+                        x = r.randrange(10**6)
+                        assert d.remotecall_fetch(divmod, pid, x, 7) == divmod(x, 7)
+                        done += 1
+                    except d.ProcessExitedException as error:
+                        gone.append((pid, error.pid))
+                if d.nworkers() >= 3:
+                    victim = r.choice([p for p in d.workers() if p != 1])
+                    if r.random() < 0.5:
+                        d.rmprocs(victim)
+                    else:
+                        with pytest.raises(d.ProcessExitedException):
+                            d.remotecall_fetch(os._exit, victim, 1)
+        finally:
+            stopped.set()
+        results = mapped.result(60)
+    assert [x for x, _ in results] == list(range(len(results)))
+    assert len(results) > 1000
     assert done > 100
     assert all(pid == named for pid, named in gone)
     pids = [pid for pid in d.procs() if pid != 1]
     assert [d.remotecall_fetch(d.myid, pid) for pid in pids] == pids
-    assert max(d.procs()) >= 40
+    assert max(d.procs()) >= total * 3 // 4

@@ -21,10 +21,12 @@ from typing import Any, ClassVar
 from .. import _core, _launching, _network, _output, _session
 from .._errors import LaunchWorkerError
 from .base import ClusterManager, Launched, WorkerConfig
-from .local import BLAS_VARIABLES, BOOTSTRAP
+from .local import BLAS_VARIABLES, READ_SETTINGS
 
 LOST = -int(signal.SIGKILL)
 """The status of a worker whose host has gone with it."""
+
+_BOOTSTRAP = READ_SETTINGS + "from pydist._assigned import main\nmain(cookie,config)\n"
 
 Parts = list[tuple[int, bytes]]
 """What a worker has printed: to which descriptor, and what."""
@@ -152,7 +154,7 @@ def _start(settings: dict[str, Any]) -> subprocess.Popen[bytes]:
             environment.setdefault(name, "1")
     environment.update(settings["env"])
     return subprocess.Popen(
-        [settings["exename"] or sys.executable, *settings["exeflags"], "-c", BOOTSTRAP],
+        [settings["exename"] or sys.executable, *settings["exeflags"], "-c", _BOOTSTRAP],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -169,7 +171,6 @@ def _first_lines(cookie: Secret, settings: dict[str, Any]) -> bytes:
     others = [path for path in settings["path"] if path not in here and os.path.exists(path)]
     config = {
         **settings["join"],
-        "entry": "pydist._assigned",
         "parent": os.getpid(),
         "sys_path": [*asked, *here, *others] if own else [],
         "more_path": others,

@@ -89,6 +89,12 @@ class Launched(Protocol):
     def failed(self, error: Exception) -> None:
         """Takes note of a worker that could not be launched, where others may follow."""
 
+    def queued(self) -> None:
+        """Stops the time of `timeout`: the workers that were taken up wait in the queue of a scheduler."""
+
+    def begun(self) -> None:
+        """Has the time of `timeout` begin anew: the scheduler starts them now."""
+
 
 class ClusterManager(ABC):
     """Starts workers in some way, and connects to them.

@@ -22,7 +22,7 @@ BLAS_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 
-BOOTSTRAP = (
+READ_SETTINGS = (
     "import os,sys\n"
     "sys.path[:]=[p for p in sys.path if p]\n"
     "b=b''\n"
@@ -34,10 +34,9 @@ BOOTSTRAP = (
     "import json\n"
     "config=json.loads(config)\n"
     "sys.path[:]=config['sys_path'] or [p for p in sys.path if p]+config['more_path']\n"
-    "from importlib import import_module\n"
-    "import_module(config['entry']).main(cookie,config)\n"
 )
-"""Has a worker read the cookie and its settings from standard input, and run `main` of the module `entry`."""
+"""What a worker runs first: reads the cookie and its settings from two lines of standard input."""
+_BOOTSTRAP = READ_SETTINGS + "from pydist._worker import main\nmain(cookie,config)\n"
 
 
 class LocalManager(ClusterManager):
@@ -76,7 +75,7 @@ class LocalManager(ClusterManager):
         if params["dir"] is not None and not os.path.isdir(params["dir"]):
             raise ValueError(f"dir: there is no folder {params['dir']!r}")
         self._params = params
-        environment = self._environment(params)
+        environment = environment_of(params)
         for _ in range(self.count):
             try:
                 process = _output.launcher().run(lambda: _start(params, environment))
@@ -85,15 +84,6 @@ class LocalManager(ClusterManager):
                 launched.failed(LaunchWorkerError(f"a worker could not be started: {error}", host=host))
                 continue
             launched(WorkerConfig(process=process, host=_session.host(), ospid=process.pid))
-
-    @staticmethod
-    def _environment(params: dict[str, Any]) -> dict[str, str]:
-        env = dict(os.environ)
-        if not params["enable_threaded_blas"]:
-            for name in BLAS_VARIABLES:
-                env.setdefault(name, "1")
-        env.update(params["env"])
-        return env
 
     def connect(self, pid: int, config: WorkerConfig) -> None:
         """Tells the worker through its standard input what it needs to know; it dials process 1 then."""
@@ -116,12 +106,7 @@ class LocalManager(ClusterManager):
         session = _session.session
         assert session is not None
         params = self._params
-        own = params["exename"] in (None, sys.executable)
-        prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
-        here = _import_path()
-        asked = [p for p in params["env"].get("PYTHONPATH", "").split(os.pathsep) if p]
         config = {
-            "entry": "pydist._worker",
             "pid": pid,
             "host": session.host,
             "cluster": session.cluster.hex(),
@@ -130,8 +115,7 @@ class LocalManager(ClusterManager):
             "address": _address(pid),
             "inst": os.urandom(16).hex(),
             "parent": os.getpid(),
-            "sys_path": asked + here if own else [],
-            "more_path": [] if own else [p for p in here if not p.startswith(prefixes)],
+            **import_paths(params),
             "timeout": params["timeout"],
             "topology": params["topology"],
             "lazy": params["lazy"],
@@ -169,9 +153,31 @@ class LocalManager(ClusterManager):
         return config.process.poll() is not None
 
 
+def environment_of(params: dict[str, Any]) -> dict[str, str]:
+    """The environment of a worker: that of this process, and what `addprocs` was told."""
+    env = dict(os.environ)
+    if not params["enable_threaded_blas"]:
+        for name in BLAS_VARIABLES:
+            env.setdefault(name, "1")
+    env.update(params["env"])
+    return env
+
+
+def import_paths(params: dict[str, Any]) -> dict[str, list[str]]:
+    """Where a worker finds modules: as this process does, unless it has another Python."""
+    own = params["exename"] in (None, sys.executable)
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    here = _import_path()
+    asked = [p for p in params["env"].get("PYTHONPATH", "").split(os.pathsep) if p]
+    return {
+        "sys_path": asked + here if own else [],
+        "more_path": [] if own else [p for p in here if not p.startswith(prefixes)],
+    }
+
+
 def _start(params: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [params["exename"] or sys.executable, *params["exeflags"], "-c", BOOTSTRAP],
+        [params["exename"] or sys.executable, *params["exeflags"], "-c", _BOOTSTRAP],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
