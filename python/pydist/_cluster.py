@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import _cookies, _core, _launching, _session
+from . import _cookies, _core, _launching, _log, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._errors import ConnectionLostError, LaunchWorkerError, NotConnectedError, ProcessExitedException
 from .managers import _params, _registry
@@ -120,7 +120,7 @@ def worker_joined(pid: int, listener: int) -> None:
 def _take_up(worker: _launching.Worker) -> None:
     worker.manage("register")
     for failure in _catch_up([worker.pid]):
-        logging.getLogger("pydist").warning("%s", failure)
+        _log.logger().warning("%s", failure)
 
 
 def worker_silent(pid: int) -> None:
@@ -163,10 +163,12 @@ def members_changed() -> None:
 
 def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
     """Has new workers run what is to persist, and adds them to the default pool; removes those that fail."""
-    from . import _everywhere, _pools
+    from . import _pools
 
     failures = []
-    for pid, error in _everywhere.catch_up(started):
+    # What nobody has imported has nothing that persists.
+    everywhere = sys.modules.get(f"{__package__}._everywhere")
+    for pid, error in everywhere.catch_up(started) if everywhere is not None else ():
         host = _workers[pid].host if pid in _workers else None
         failure = LaunchWorkerError(
             f"worker {pid} could not run what everywhere(..., persist=True) keeps for new workers: {error!r}",
