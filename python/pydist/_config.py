@@ -69,6 +69,14 @@ def threads_max() -> int:
     return int(_number("PYDIST_MAX_THREADS", 4096.0))
 
 
+def uses_template() -> bool:
+    """Whether local workers are forked from a template process: they are unless `PYDIST_TEMPLATE=0`.
+
+    With 0, each is started as an interpreter of its own.
+    """
+    return os.environ.get("PYDIST_TEMPLATE", "") != "0"
+
+
 def allow_python_mismatch() -> bool:
     """Whether processes of different CPython X.Y may connect: `PYDIST_ALLOW_PYTHON_MISMATCH=1`."""
     return os.environ.get("PYDIST_ALLOW_PYTHON_MISMATCH", "") == "1"

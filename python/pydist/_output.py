@@ -8,7 +8,7 @@ import selectors
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TextIO, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TextIO, TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
 _Done: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
@@ -67,6 +67,18 @@ class Stream:
             return
 
 
+class Followed(Protocol):
+    """Something to read from: a stream, or whatever else is there until its other end is closed."""
+
+    fd: int
+
+    def feed(self, data: bytes) -> None:
+        """Takes what was read."""
+
+    def finish(self) -> None:
+        """The other end is closed, and so is the descriptor."""
+
+
 class Launcher:
     """The thread, which lives as long as the process: a worker ends with the thread that started it."""
 
@@ -100,7 +112,7 @@ class Launcher:
             for stream in ready:
                 self._read(stream)
 
-    def watch(self, stream: Stream) -> None:
+    def watch(self, stream: Followed) -> None:
         """Passes on a stream from now on; called on the thread itself."""
         self._selector.register(stream.fd, selectors.EVENT_READ, stream)
 
@@ -126,7 +138,7 @@ class Launcher:
             except BaseException as error:
                 done.put((None, error))
 
-    def _read(self, stream: Stream) -> None:
+    def _read(self, stream: Followed) -> None:
         try:
             data = os.read(stream.fd, 1 << 16)
         except OSError:

@@ -232,11 +232,13 @@ def _at_exit() -> None:
     if _forked:
         return
     from . import _cluster
+    from .managers import _forks
 
     _core.park_other_threads()
     try:
         _cluster.shut_down()
     finally:
+        _forks.end()
         _core.close()
         if session is not None:
             session.remove_cookie_file()

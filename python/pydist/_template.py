@@ -1,0 +1,85 @@
+"""The template of local workers: a process like theirs, with all that they import, which is forked for each.
+
+It is started as a worker would be, and runs nothing of the user's; it has one thread. Its forks are children
+of process 1, as if that had started them. It ends when nobody has asked it for a worker for a while, and
+with process 1. `managers._forks` is the other side.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import json
+import os
+import struct
+import sys
+
+from . import _core, _worker
+
+IDLE_SECONDS = 1.0
+"""So long a template waits to be asked for a worker, and then ends."""
+READY = b"ready"
+FORK = b"fork"
+STREAMS = 3
+ANSWER = struct.Struct("=ii")
+"""The process id of a worker, or 0, and the error number."""
+
+
+def serve(fd: int) -> None:
+    """Makes workers until nobody wants any; returns in none but a process that has run as a worker.
+
+    Parameters:
+        fd: a socket from process 1.
+    """
+    connection = _socket.socket(fileno=fd)
+    connection.settimeout(IDLE_SECONDS)
+    gc.collect()
+    gc.freeze()
+    connection.send(READY)
+    while True:
+        streams = _next_request(connection)
+        error = 0
+        try:
+            pid = _core.fork_sibling()
+        except OSError as failure:
+            pid, error = 0, failure.errno or 0
+        if not pid and not error:
+            connection.close()
+            _become_worker(streams)
+            return
+        for stream in streams:
+            os.close(stream)
+        try:
+            connection.send(ANSWER.pack(pid, error))
+        except OSError:
+            os._exit(0)
+
+
+def _next_request(connection: _socket.socket) -> list[int]:
+    """Waits for a request; returns the standard streams of the worker to make."""
+    size = STREAMS * struct.calcsize("i")
+    try:
+        data, ancillary, _, _ = connection.recvmsg(len(FORK), _socket.CMSG_SPACE(size))
+    except OSError:
+        os._exit(0)
+    if data != FORK or len(ancillary) != 1 or len(ancillary[0][2]) != size:
+        os._exit(0)
+    return list(struct.unpack(f"={STREAMS}i", ancillary[0][2]))
+
+
+def _become_worker(streams: list[int]) -> None:
+    os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    lines = b""
+    while lines.count(b"\n") < 2:
+        data = os.read(0, 1 << 16)
+        if not data:
+            os._exit(1)
+        lines += data
+    cookie, text = lines.split(b"\n")[:2]
+    config = json.loads(text)
+    del lines, text
+    sys.path[:] = config["sys_path"]
+    _worker.main(cookie, config)
