@@ -221,7 +221,8 @@ class Removal:
             _forget(worker)
 
     def _is_gone(self, worker: _launching.Worker) -> bool:
-        return worker.has_ended() and all(member[0] != worker.pid for member in _core.members())
+        # In this order: the core tells how it ended only as long as nobody has reaped it.
+        return all(member[0] != worker.pid for member in _core.members()) and worker.has_ended()
 
     def _press(self, workers: list[_launching.Worker]) -> None:
         waited = time.monotonic() - self._since

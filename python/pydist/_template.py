@@ -13,6 +13,7 @@ import json
 import os
 import struct
 import sys
+import threading
 
 from . import _core, _worker
 
@@ -69,6 +70,8 @@ def _next_request(connection: _socket.socket) -> list[int]:
 
 def _become_worker(streams: list[int]) -> None:
     os.setsid()
+    # Python does so for the children of multiprocessing alone.
+    threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
