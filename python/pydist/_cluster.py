@@ -70,7 +70,11 @@ def addprocs(n: Any = None, **params: Any) -> list[int]:
         raise RuntimeError("Only process 1 can add and remove workers")
     manager = _registry.manager_of(n)
     checked = _params.check(manager, params)
+    if isinstance(manager, LocalManager):
+        manager.prepare(checked)
     _session.ensure_started()
+    from . import _pools  # noqa: F401 - needed once the workers are there, and imported while they start
+
     _check_settings(checked)
     return _start(manager, checked)
 

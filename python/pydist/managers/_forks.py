@@ -6,10 +6,10 @@ is as it was when the template was started.
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -114,11 +114,11 @@ class _Ignored:
 class _Template:
     """A template process, as seen from here; used on the thread that starts workers."""
 
-    def __init__(self, wanted: Any, dir: str | None, environment: Mapping[str, str], until: float) -> None:
+    def __init__(self, wanted: object, dir: str | None, environment: Mapping[str, str]) -> None:
         self.wanted = wanted
-        self.fit = False
+        self.ready = False
         self.ended = threading.Event()
-        self.connection, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.connection, there = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         # Python makes its standard streams for what it finds at its start, and workers have pipes.
         read, write = os.pipe()
         try:
@@ -141,8 +141,12 @@ class _Template:
             os.close(write)
         _output.launcher().watch(_Ignored(read))
         self.fd = self.connection.fileno()
-        self.fit = self._receive(until) == _template.READY
         _output.launcher().watch(self)
+
+    def await_ready(self, until: float) -> bool:
+        """Waits until it can be asked for workers; says whether it can."""
+        self.ready = self.ready or self._receive(until) == _template.READY
+        return self.ready
 
     def _receive(self, until: float) -> bytes:
         """The next message; nothing where it has ended, or lets one wait for too long, and is killed."""
@@ -166,7 +170,7 @@ class _Template:
         try:
             self.connection.settimeout(max(until - time.monotonic(), 0.001))
             self.connection.sendmsg(
-                [_template.FORK], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", theirs))]
+                [_template.FORK], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", theirs))]
             )
         except OSError:
             answer = b""
@@ -190,12 +194,13 @@ class _Template:
     def close(self) -> None:
         """Lets it end."""
         try:
-            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.shutdown(_socket.SHUT_WR)
         except OSError:
             return
 
     def feed(self, data: bytes) -> None:
-        """A message that nobody waits for any more."""
+        """A message that has come while nobody waited."""
+        self.ready = self.ready or data == _template.READY
 
     def finish(self) -> None:
         """It has closed its end: it is about to end."""
@@ -240,6 +245,31 @@ def inherited(params: Mapping[str, Any], environment: Mapping[str, str]) -> obje
     return dict(environment), params["dir"], folder.st_dev, folder.st_ino, lines, files, nice
 
 
+def prepare(wanted: object | None, params: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
+    """Starts a template unless there is one that fits; says whether there is one then, ready or not.
+
+    The parameters are those of `start`.
+    """
+    global _current
+    if wanted is None or wanted == _refused:
+        return False
+    if _current is not None and (_current.wanted != wanted or _current.ended.is_set()):
+        _drop()
+    if _current is None:
+        try:
+            _current = _Template(wanted, params["dir"], environment)
+        except OSError:
+            return False
+    return True
+
+
+def _drop() -> None:
+    global _current
+    if _current is not None:
+        _current.close()
+    _current = None
+
+
 def start(wanted: object, params: Mapping[str, Any], environment: Mapping[str, str]) -> ForkedProcess | None:
     """Forks a worker from the template, which is started first where there is none that fits.
 
@@ -254,26 +284,18 @@ def start(wanted: object, params: Mapping[str, Any], environment: Mapping[str, s
     Raises:
         OSError: the system has no process left, or no descriptor.
     """
-    global _current, _refused
-    if wanted == _refused:
-        return None
+    global _refused
     # A template that hangs leaves enough time for what is done without one.
     until = time.monotonic() + params["timeout"] / 2
     for _ in range(2):
-        if _current is not None and (_current.wanted != wanted or _current.ended.is_set()):
-            _current.close()
-            _current = None
-        if _current is None:
-            try:
-                _current = _Template(wanted, params["dir"], environment, until)
-            except OSError:
-                return None
-        process = _current.fork(until) if _current.fit else None
+        if not prepare(wanted, params, environment):
+            return None
+        assert _current is not None
+        process = _current.fork(until) if _current.await_ready(until) else None
         if process is not None:
             return process
         # It has ended because nobody wanted anything of it, or was killed: another one may do.
-        _current.close()
-        _current = None
+        _drop()
     _refused = wanted
     _log.logger().info("no template process for workers comes up: each starts an interpreter")
     return None

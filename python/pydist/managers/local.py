@@ -71,6 +71,15 @@ class LocalManager(ClusterManager):
             raise ValueError(f"the number of workers must not be negative: {n}")
         self._params: dict[str, Any] = {}
 
+    def prepare(self, params: dict[str, Any]) -> None:
+        """Starts what takes longest, so that it goes on while this process makes itself ready."""
+        if not self.count:
+            return
+        environment = self._environment(params)
+        _output.launcher().run(
+            lambda: _forks.prepare(_forks.inherited(params, environment), params, environment)
+        )
+
     def launch(self, params: dict[str, Any], launched: Launched) -> None:
         """Starts the processes; each is told what it needs to know once it has its id."""
         if params["dir"] is not None and not os.path.isdir(params["dir"]):
