@@ -306,3 +306,4 @@ def end() -> None:
     if _current is not None and not _current.ended.is_set():
         _current.process.kill()
         _current.process.wait()
+        _current.connection.detach()

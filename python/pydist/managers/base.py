@@ -25,12 +25,17 @@ class _Fields:
     """Keyword fields with defaults, compared by value, without the long import of `dataclasses`."""
 
     def __init__(self, **fields: Any) -> None:
-        names = type(self).__annotations__
+        defaults = self._defaults()
         for name in fields:
-            if name not in names:
+            if name not in defaults:
                 raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
-        self.__dict__.update({name: getattr(type(self), name) for name in names})
+        self.__dict__.update(defaults)
         self.__dict__.update(fields)
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        known = (item for base in reversed(cls.__mro__) for item in vars(base).items())
+        return {name: value for name, value in known if not name.startswith("_") and not callable(value)}
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self.__dict__ == other.__dict__
@@ -38,7 +43,7 @@ class _Fields:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self).__annotations__)
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._defaults())
         return f"{type(self).__name__}({fields})"
 
 
