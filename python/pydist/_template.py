@@ -14,8 +14,9 @@ import os
 import struct
 import sys
 import threading
+from typing import Any
 
-from . import _core, _worker
+from . import _core
 
 IDLE_SECONDS = 1.0
 """So long a template waits to be asked for a worker, and then ends."""
@@ -32,6 +33,9 @@ def serve(fd: int) -> None:
     Parameters:
         fd: a socket from process 1.
     """
+    # What workers import; process 1, which imports this module too, has no use for it.
+    from . import _worker
+
     connection = _socket.socket(fileno=fd)
     connection.settimeout(IDLE_SECONDS)
     gc.collect()
@@ -46,7 +50,7 @@ def serve(fd: int) -> None:
             pid, error = 0, failure.errno or 0
         if not pid and not error:
             connection.close()
-            _become_worker(streams)
+            _worker.main(*_become_worker(streams))
             return
         for stream in streams:
             os.close(stream)
@@ -68,7 +72,8 @@ def _next_request(connection: _socket.socket) -> list[int]:
     return list(struct.unpack(f"={STREAMS}i", ancillary[0][2]))
 
 
-def _become_worker(streams: list[int]) -> None:
+def _become_worker(streams: list[int]) -> tuple[bytes, dict[str, Any]]:
+    """Makes this fork what a new process would be; returns the cookie and the settings of the worker."""
     os.setsid()
     # Python does so for the children of multiprocessing alone.
     threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
@@ -83,6 +88,5 @@ def _become_worker(streams: list[int]) -> None:
         lines += data
     cookie, text = lines.split(b"\n")[:2]
     config = json.loads(text)
-    del lines, text
     sys.path[:] = config["sys_path"]
-    _worker.main(cookie, config)
+    return cookie, config
