@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import itertools
 import pickle
 import time
+import types
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
@@ -66,13 +65,15 @@ def run_function(f: Callable[..., Any], batch: BatchId, how: int, columns: Colum
     finally:
         del _running[batch]
     took = time.perf_counter_ns() - start
-    if values and inspect.iscoroutine(values[0]):
+    if values and isinstance(values[0], types.CoroutineType):
         return _await_values(took, values, errors)
     return took, values, errors
 
 
 def is_async(f: Callable[..., Any]) -> bool:
     """Whether a call of a function gives a coroutine."""
+    import inspect
+
     return inspect.iscoroutinefunction(f) or inspect.iscoroutinefunction(getattr(f, "__call__", None))  # noqa: B004
 
 
@@ -141,6 +142,8 @@ async def _await_values(took: int, values: list[Any], errors: list[tuple[int, Ex
 
 
 async def _itself(value: Any) -> Any:
+    import inspect
+
     return await value if inspect.isawaitable(value) else value
 
 
@@ -148,6 +151,8 @@ async def _gather(
     coroutines: list[Coroutine[Any, Any, Any]], keep_errors: bool
 ) -> tuple[list[Any], list[tuple[int, Exception]]]:
     """Runs coroutines at once; without `keep_errors` the first error ends the others."""
+    import asyncio
+
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         how = asyncio.ALL_COMPLETED if keep_errors else asyncio.FIRST_EXCEPTION

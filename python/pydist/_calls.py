@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
+import types
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -244,7 +244,7 @@ def _printing(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     except BaseException as error:
         print_error(error)
         return None
-    return finish(value) if inspect.iscoroutine(value) else None
+    return finish(value) if isinstance(value, types.CoroutineType) else None
 
 
 def remote(f: Callable[..., T], pool: AbstractWorkerPool | Iterable[int] | None = None) -> Callable[..., T]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import _cookies, _core, _launching, _session
+from . import _cookies, _core, _launching, _log, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._errors import ConnectionLostError, LaunchWorkerError, NotConnectedError, ProcessExitedException
 from .managers import _params, _registry
@@ -70,7 +70,11 @@ def addprocs(n: Any = None, **params: Any) -> list[int]:
         raise RuntimeError("Only process 1 can add and remove workers")
     manager = _registry.manager_of(n)
     checked = _params.check(manager, params)
+    if isinstance(manager, LocalManager):
+        manager.prepare(checked)
     _session.ensure_started()
+    from . import _pools  # noqa: F401 - needed once the workers are there, and imported while they start
+
     _check_settings(checked)
     return _start(manager, checked)
 
@@ -120,7 +124,7 @@ def worker_joined(pid: int, listener: int) -> None:
 def _take_up(worker: _launching.Worker) -> None:
     worker.manage("register")
     for failure in _catch_up([worker.pid]):
-        logging.getLogger("pydist").warning("%s", failure)
+        _log.logger().warning("%s", failure)
 
 
 def worker_silent(pid: int) -> None:
@@ -163,10 +167,12 @@ def members_changed() -> None:
 
 def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
     """Has new workers run what is to persist, and adds them to the default pool; removes those that fail."""
-    from . import _everywhere, _pools
+    from . import _pools
 
     failures = []
-    for pid, error in _everywhere.catch_up(started):
+    # What nobody has imported has nothing that persists.
+    everywhere = sys.modules.get(f"{__package__}._everywhere")
+    for pid, error in everywhere.catch_up(started) if everywhere is not None else ():
         host = _workers[pid].host if pid in _workers else None
         failure = LaunchWorkerError(
             f"worker {pid} could not run what everywhere(..., persist=True) keeps for new workers: {error!r}",
@@ -219,7 +225,8 @@ class Removal:
             _forget(worker)
 
     def _is_gone(self, worker: _launching.Worker) -> bool:
-        return worker.has_ended() and all(member[0] != worker.pid for member in _core.members())
+        # In this order: the core tells how it ended only as long as nobody has reaped it.
+        return all(member[0] != worker.pid for member in _core.members()) and worker.has_ended()
 
     def _press(self, workers: list[_launching.Worker]) -> None:
         waited = time.monotonic() - self._since

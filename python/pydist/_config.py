@@ -79,6 +79,14 @@ def meeting_folder() -> str:
     )
 
 
+def uses_template() -> bool:
+    """Whether local workers are forked from a template process: they are unless `PYDIST_TEMPLATE=0`.
+
+    With 0, each is started as an interpreter of its own.
+    """
+    return os.environ.get("PYDIST_TEMPLATE", "") != "0"
+
+
 def allow_python_mismatch() -> bool:
     """Whether processes of different CPython X.Y may connect: `PYDIST_ALLOW_PYTHON_MISMATCH=1`."""
     return os.environ.get("PYDIST_ALLOW_PYTHON_MISMATCH", "") == "1"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 from collections.abc import Callable
 
-from . import _core
+from . import _core, _log
 from ._refs import Future
 
 _lock = threading.Lock()
@@ -49,4 +48,4 @@ def _act(key: int) -> None:
 
 def log(error: Exception) -> None:
     """Tells of an error that nobody waits for."""
-    logging.getLogger("pydist").info("what was to follow the end of a call failed: %r", error)
+    _log.logger().info("what was to follow the end of a call failed: %r", error)

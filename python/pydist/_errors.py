@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import CancelledError
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydist._remote_error import (
     RemoteException,
@@ -15,6 +14,9 @@ from pydist._remote_error import (
     remote_exception,
 )
 from pydist._traceback_text import format_traceback, place
+
+if TYPE_CHECKING:
+    from concurrent.futures import CancelledError
 
 __all__ = [
     "AuthenticationError",
@@ -37,6 +39,16 @@ __all__ = [
     "local_exception",
     "remote_exception",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # It brings the whole of concurrent.futures along, which few programs have a use for.
+    if name == "CancelledError":
+        from concurrent.futures import CancelledError
+
+        globals()[name] = CancelledError
+        return CancelledError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class ProcessExitedException(Exception):

@@ -9,8 +9,6 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cloudpickle import cloudpickle  # type: ignore[import-untyped, unused-ignore]
-
 from . import _calls, _core, _groups, _session
 from ._cluster import procs
 from ._errors import local_exception
@@ -184,6 +182,8 @@ def _track_classes(key: Key, before: dict[str, Any], after: dict[str, Any]) -> N
     for name, value in list(after.items()):
         if isinstance(value, type) and value.__module__ == "__main__" and before.get(name) is not value:
             with contextlib.suppress(TypeError):
+                from cloudpickle import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
                 cloudpickle._lookup_class_or_track(f"pydist-{key[0]}-{key[1]}-{name}", value)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import sys
 import threading
+import types
 from typing import Any
 
-from . import _batches, _channels, _config, _core, _free_workers, _interrupts, _lines, _refs, _serialize
+from . import _batches, _channels, _config, _core, _free_workers, _interrupts, _lines, _log, _refs, _serialize
 from ._errors import ThreadLimitError, dump_exception
 from ._traceback_text import format_traceback
 
@@ -109,7 +108,7 @@ def _step(executor: _core.Executor) -> bool:
 
         _transport.connect_worker(*what)
     elif kind == "note":
-        logging.getLogger("pydist").info("%s", what)
+        _log.logger().info("%s", what)
     elif kind == "refused call":
         _refuse_call(executor, *what)
     elif kind == "refused local":
@@ -180,7 +179,7 @@ def _call(key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str,
         _interrupts.enter(key)
         try:
             value = f(*args, **kwargs)
-            if value is not None and inspect.iscoroutine(value):
+            if value is not None and isinstance(value, types.CoroutineType):
                 from . import _loop
 
                 running = _loop.Running(key)

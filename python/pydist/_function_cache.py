@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from . import _functions, _refs, _serialize, _session
-from ._captures import large_captures, warn_large_captures
 from ._functions import Key, Received
 from ._plain import name_opcodes
 from ._serialize import Dumped
@@ -293,6 +292,8 @@ def _dump_definition(
     data, buffers, _ = _serialize.dumps(sending.entry.snapshot.plan, root="f")
     definition = _Definition(sending.known.key, data, buffers)
     dumped = _serialize.dumps_call(definition, args, kwargs, by_value=False)
+    from ._captures import large_captures, warn_large_captures
+
     warn_large_captures(large_captures(f))
     return dumped
 

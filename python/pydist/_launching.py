@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 import queue
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import _core, _output, _session, _transport
+from . import _core, _log, _output, _session
 from ._errors import LaunchWorkerError
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.local import LocalManager
@@ -73,7 +72,7 @@ class Worker:
         try:
             return bool(self.manager.has_ended(self.pid, self.config))
         except Exception:
-            logging.getLogger("pydist").exception("the manager of worker %d cannot tell of its end", self.pid)
+            _log.logger().exception("the manager of worker %d cannot tell of its end", self.pid)
             return True
 
     def status(self) -> int | None:
@@ -111,7 +110,7 @@ class Worker:
             return self.call(method, seconds, *args)
         except Exception as error:
             name = getattr(method, "__name__", method)
-            logging.getLogger("pydist").warning("%s of the manager of worker %d: %r", name, self.pid, error)
+            _log.logger().warning("%s of the manager of worker %d: %r", name, self.pid, error)
             return None
 
     def call(self, method: Callable[..., Any], seconds: float, *args: Any) -> Any:
@@ -146,7 +145,10 @@ class Worker:
                 self.manage("deregister", seconds)
             self.manage("finalize", seconds)
             _output.forget(self.pid)
-            _transport.close_taken()
+            if not isinstance(self.manager, LocalManager):
+                from . import _transport
+
+                _transport.close_taken()
         finally:
             self._released.set()
 
@@ -238,6 +240,8 @@ class Launch:
         try:
             connection = self.manager.connect(worker.pid, worker.config)
             if connection is not None:
+                from . import _transport
+
                 _transport.attach_worker(worker.pid, connection, worker.config)
         except BaseException as error:
             self._errors[worker.pid] = error

@@ -8,10 +8,10 @@ import selectors
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future as ThreadFuture
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, TextIO, TypeAlias, TypeVar, cast
 
 T = TypeVar("T")
+_Done: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
 
 TAIL_BYTES = 4096
 """How much of the end of a worker's output is kept for its error."""
@@ -67,12 +67,24 @@ class Stream:
             return
 
 
+class Followed(Protocol):
+    """Something to read from: a stream, or whatever else is there until its other end is closed."""
+
+    fd: int
+
+    def feed(self, data: bytes) -> None:
+        """Takes what was read."""
+
+    def finish(self) -> None:
+        """The other end is closed, and so is the descriptor."""
+
+
 class Launcher:
     """The thread, which lives as long as the process: a worker ends with the thread that started it."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._jobs: queue.SimpleQueue[tuple[ThreadFuture[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[_Done, Callable[[], Any]]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
@@ -80,10 +92,13 @@ class Launcher:
 
     def run(self, job: Callable[[], T]) -> T:
         """Runs something on the thread, and returns what it returns."""
-        done: ThreadFuture[T] = ThreadFuture()
+        done: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
         self._jobs.put((done, job))
         os.write(self._wake_write, b"x")
-        return done.result()
+        value, error = done.get()
+        if error is not None:
+            raise error
+        return cast(T, value)
 
     def drain(self) -> None:
         """Passes on what workers have printed until now."""
@@ -97,7 +112,7 @@ class Launcher:
             for stream in ready:
                 self._read(stream)
 
-    def watch(self, stream: Stream) -> None:
+    def watch(self, stream: Followed) -> None:
         """Passes on a stream from now on; called on the thread itself."""
         self._selector.register(stream.fd, selectors.EVENT_READ, stream)
 
@@ -119,11 +134,11 @@ class Launcher:
         while not self._jobs.empty():
             done, job = self._jobs.get()
             try:
-                done.set_result(job())
+                done.put((job(), None))
             except BaseException as error:
-                done.set_exception(error)
+                done.put((None, error))
 
-    def _read(self, stream: Stream) -> None:
+    def _read(self, stream: Followed) -> None:
         try:
             data = os.read(stream.fd, 1 << 16)
         except OSError:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from . import _calls, _channels, _core, _free_workers, _plain, _serialize, _session
+from . import _calls, _channels, _core, _free_workers, _log, _plain, _serialize, _session
 from ._abstract_channel import AbstractChannel
 from ._abstract_pool import AbstractWorkerPool
 from ._errors import ChannelClosedError
@@ -486,4 +485,4 @@ def take_up(ready: Iterable[int] = ()) -> None:
             try:
                 _default.push(pid)
             except Exception as error:
-                logging.getLogger("pydist").warning("worker %d is not in the default pool: %r", pid, error)
+                _log.logger().warning("worker %d is not in the default pool: %r", pid, error)

@@ -135,7 +135,7 @@ def serve(cookie: str, settings: dict[str, Any], rank: int) -> int:
         sys.stderr.flush()
         _core.close()
         return 1
-    _worker._serve(_listen(settings, pid))
+    _worker.run(_listen(settings, pid))
     return 0
 
 

@@ -8,7 +8,6 @@ part of the wire.
 from __future__ import annotations
 
 import copyreg
-import dis
 import functools
 import pickle
 import struct
@@ -16,12 +15,10 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import cloudpickle  # type: ignore[import-untyped, unused-ignore]
-
-from pydist import _classes
-from pydist._source_lines import Source, nested, register, source_of
+if TYPE_CHECKING:
+    from pydist._source_lines import Source
 
 MAIN_MODULES = ("__main__", "__mp_main__")
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -52,7 +49,7 @@ def by_name(obj: Any) -> bool:
     if found is None:
         return False
     if module == "__mp_main__":  # a child of multiprocessing runs the user's script under this name
-        cloudpickle.register_pickle_by_value(found)
+        _cloudpickle().register_pickle_by_value(found)
         return False
     try:
         for part in name.split("."):
@@ -62,9 +59,23 @@ def by_name(obj: Any) -> bool:
     return found is obj and not registered_by_value(module)
 
 
+def _cloudpickle() -> Any:
+    import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
+    return cloudpickle
+
+
+def modules_by_value() -> set[str]:
+    """Returns the names of the modules that are registered to be sent by value."""
+    # Where cloudpickle has not been imported, or is just being, nothing is registered.
+    list_registry = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", None)
+    found: set[str] = set() if list_registry is None else list_registry()
+    return found
+
+
 def registered_by_value(module: str) -> bool:
     """Says whether this module, or a package that it is in, is sent by value."""
-    registry = cloudpickle.list_registry_pickle_by_value()
+    registry = modules_by_value()
     if not registry:
         return False
     parts = module.split(".")
@@ -73,6 +84,8 @@ def registered_by_value(module: str) -> bool:
 
 def global_names(code: types.CodeType) -> Iterator[str]:
     """Yields the names of the globals that a code object, or one nested in it, uses."""
+    import dis
+
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"):
             yield instruction.argval
@@ -93,7 +106,7 @@ def reducer_for(cls: type) -> Reducer | None:
         return None
     if cls in _BY_TYPE:
         return _BY_TYPE[cls]
-    if cls in cloudpickle.Pickler.dispatch_table:
+    if cls in _cloudpickle().Pickler.dispatch_table:
         return None
     if issubclass(cls, BaseException):
         return reduce_exception if has_default_reduce(cls) else None
@@ -122,15 +135,21 @@ def reduce_function(pickler: PicklerLike, function: Any) -> Any:
 
 def reduce_class(pickler: PicklerLike, cls: Any) -> Any:
     """Leaves an importable class to its name; sends any other by value."""
-    return NotImplemented if by_name(cls) else _classes.reduce_by_value(cls, pickler.reduce_by_value(cls))
+    if by_name(cls):
+        return NotImplemented
+    from pydist import _classes
+
+    return _classes.reduce_by_value(cls, pickler.reduce_by_value(cls))
 
 
 def reduce_code(pickler: PicklerLike, code: types.CodeType) -> Any:
     """Sends the file name and lines along with code, for tracebacks; nested code has its lines from it."""
+    from pydist._source_lines import nested, source_of
+
     source = None
     if id(code) not in pickler.nested_codes and (source := source_of(code)) is not None:
         pickler.nested_codes.update(map(id, nested(code)))
-    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    make, arguments = _cloudpickle().Pickler.dispatch_table[types.CodeType](code)
     return build_code, (code.co_filename, source, make, arguments)
 
 
@@ -139,6 +158,8 @@ def build_code(
 ) -> types.CodeType:
     """Makes the code object, and lets tracebacks find its lines."""
     if source is not None:
+        from pydist._source_lines import register
+
         register(filename, source)
     code = make(*arguments)
     # Some versions of cloudpickle leave the name of the file out.

@@ -8,8 +8,8 @@ import weakref
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from . import _core, _serialize, _session, _timeouts
-from ._errors import CancelledError, FutureAlreadySetError, dump_exception, load_exception, local_exception
+from . import _core, _errors, _serialize, _session, _timeouts
+from ._errors import FutureAlreadySetError, dump_exception, load_exception, local_exception
 from ._reference import Reference
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ def error_of(outcome: _core.Outcome) -> BaseException:
     if outcome.status == ERROR:
         return load_exception(outcome.data, outcome.buffers)
     if outcome.status == CANCELLED:
-        return CancelledError("the call was cancelled")
+        return _errors.CancelledError("the call was cancelled")
     if outcome.status in GONE:
         from ._cluster import process_exited
 

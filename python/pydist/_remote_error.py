@@ -11,8 +11,7 @@ import pickle
 import types
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pydist import _serialize
 from pydist._reducers import native_attributes, restore_exception, slot_values, solid_base
@@ -22,8 +21,7 @@ MAX_CHAIN = 32
 """So many exceptions of a chain are sent as objects; the traceback text has more."""
 
 
-@dataclass(frozen=True)
-class _Remote:
+class _Remote(NamedTuple):
     """What a RemoteException knows beyond the exception that it stands for."""
 
     pid: int
@@ -378,8 +376,8 @@ def dump_exception(
             if isinstance(exc, RemoteException):
                 remote = exc._info
                 if remote.traceback:
-                    remote = replace(
-                        remote, traceback=shorten(remote.traceback.rstrip() + "\n" + passage(exc, pid))
+                    remote = remote._replace(
+                        traceback=shorten(remote.traceback.rstrip() + "\n" + passage(exc, pid))
                     )
             else:
                 _note_missing_module(exc, pid)

@@ -8,21 +8,14 @@ that travel beside it, and the references to futures and channels in it.
 from __future__ import annotations
 
 import contextlib
-import copyreg
 import importlib
-import io
 import pickle
 import sys
 import threading
 import types
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import cloudpickle  # type: ignore[import-untyped, unused-ignore]
-
-from pydist import _pickle_path
-from pydist._captures import Capture, large_captures, warn_large_captures
 from pydist._plain import (
     ARRAYS,
     ATOMS,
@@ -33,14 +26,13 @@ from pydist._plain import (
     plainness,
     remember_named,
 )
-from pydist._reducers import Raw, Reducer, reducer_for
+from pydist._reducers import Raw
+
+if TYPE_CHECKING:
+    from pydist._pickler import Pickler
 
 Ref: TypeAlias = tuple[int, int, int]
 Dumped: TypeAlias = tuple[bytes, list[pickle.PickleBuffer], list[Ref]]
-
-MANY_BUFFERS = 64
-"""After this many buffers, those smaller than `SMALL_BUFFER` go into the stream."""
-SMALL_BUFFER = 4096
 
 
 class PicklingError(pickle.PicklingError, TypeError):
@@ -134,6 +126,8 @@ def register_by_value(module: types.ModuleType | str) -> None:
     >>> import json
     >>> register_by_value(json); unregister_by_value("json")
     """
+    import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+
     cloudpickle.register_pickle_by_value(_module(module))
 
 
@@ -147,6 +141,8 @@ def unregister_by_value(module: types.ModuleType | str) -> None:
         TypeError: it is neither.
         ValueError: it is not registered.
     """
+    import cloudpickle
+
     cloudpickle.unregister_pickle_by_value(_module(module))
 
 
@@ -156,60 +152,6 @@ def _module(module: types.ModuleType | str) -> types.ModuleType:
     if isinstance(module, str):
         return importlib.import_module(module)
     raise TypeError(f"expected a module or its name, got {type(module).__name__}")
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]
-    """Cloudpickle's pickler with reducers of our own, which say quickly that a thing is left to pickle."""
-
-    def __init__(self, file: Any, buffers: list[pickle.PickleBuffer], by_value: bool = True) -> None:
-        super().__init__(file, protocol=5, buffer_callback=buffers.append)
-        self.by_value = by_value
-        self.buffers = buffers
-        self.reducers: dict[type, Reducer | None] = {}
-        self.captures: list[Capture] = []
-        self.nested_codes: set[int] = set()
-
-    def dump(self, obj: Any) -> None:
-        """Writes an object; a RecursionError stays one."""
-        pickle.Pickler.dump(self, obj)
-
-    def reducer_override(self, obj: Any) -> Any:
-        """Called by the C pickler for whatever is not of a built-in type."""
-        cls = type(obj)
-        try:
-            reducer = self.reducers[cls]
-        except KeyError:
-            reducer = self.reducers[cls] = reducer_for(cls)
-        return NotImplemented if reducer is None else reducer(self, obj)
-
-    def reduce_by_value(self, obj: Any) -> Any:
-        """Lets cloudpickle reduce a function or class."""
-        if not self.by_value:
-            raise ByValueError
-        if isinstance(obj, types.FunctionType):
-            self.captures.extend(large_captures(obj))
-        return super().reducer_override(obj)
-
-    def keep_in_band(self, nbytes: int) -> bool:
-        """Says whether a buffer of this size goes into the stream, because there are very many."""
-        return nbytes < SMALL_BUFFER and len(self.buffers) >= MANY_BUFFERS
-
-
-_table_sources: tuple[Any, Any] = (None, None)
-
-
-def _refresh_table() -> None:
-    """Gives the pickler one dict of all registered reducers, which is much quicker than a ChainMap."""
-    global _table_sources
-    table = cloudpickle.Pickler.dispatch_table
-    if not isinstance(table, ChainMap):
-        return
-    own, registered = _table_sources
-    if table.maps[0] != own or copyreg.dispatch_table != registered:
-        # cloudpickle's own reducer for memoryview hides one that the user has registered
-        users = {cls: reducer for cls, reducer in copyreg.dispatch_table.items() if cls is memoryview}
-        _Pickler.dispatch_table = {**table, **users}
-        _table_sources = dict(table.maps[0]), dict(copyreg.dispatch_table)
 
 
 def dump(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
@@ -225,12 +167,11 @@ def dump(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
     return data, pickler.buffers
 
 
-def _run_pickler(obj: Any, by_value: bool = True) -> tuple[bytes, _Pickler]:
-    _refresh_table()
-    file = io.BytesIO()
-    pickler = _Pickler(file, [], by_value)
-    pickler.dump(obj)
-    return file.getvalue(), pickler
+def _run_pickler(obj: Any, by_value: bool = True) -> tuple[bytes, Pickler]:
+    # With it comes cloudpickle, which a process that makes calls by name alone has no use for.
+    from pydist._pickler import run
+
+    return run(obj, by_value)
 
 
 @contextlib.contextmanager
@@ -274,6 +215,8 @@ def _explain(error: BaseException, roots: list[tuple[str, Any]]) -> BaseExceptio
     if isinstance(error, RecursionError):
         failing = (path for path, value in roots if isinstance(_probe(value), RecursionError))
         return RecursionError(f"cannot pickle {next(failing, 'the call')}: it is nested too deeply ({error})")
+    from pydist import _pickle_path
+
     found = _pickle_path.find(roots, _probe)
     explained = PicklingError(_pickle_path.message(found, error, roots))
     explained.path = found.path if found is not None else ""
@@ -313,6 +256,8 @@ def _dump_rooted(
         state.refs, state.loading = saved
     learn_numpy()
     if pickler.captures and warn:
+        from pydist._captures import warn_large_captures
+
         warn_large_captures(pickler.captures)
     return data, pickler.buffers, refs
 

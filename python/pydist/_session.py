@@ -5,15 +5,11 @@ from __future__ import annotations
 import atexit
 import operator
 import os
-import secrets
-import shutil
-import socket
 import sys
-import tempfile
 import threading
 from typing import Any
 
-from . import _config, _cookies, _core
+from . import _config, _cookies, _core, _folders
 
 _lock = threading.Lock()
 _started = False
@@ -31,13 +27,11 @@ def _socket_folder() -> str:
         OSError: there is no such place; the message names those that were tried.
     """
     tried = []
-    for parent in dict.fromkeys(
-        (tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp")
-    ):
+    for parent in dict.fromkeys((*_folders.temporary(), os.environ.get("XDG_RUNTIME_DIR", ""), "/var/tmp")):
         if not parent or len(os.fsencode(parent)) > FOLDER_MAX:
             continue
         try:
-            return tempfile.mkdtemp(prefix="pydist-", dir=parent)
+            return _folders.make(parent, "pydist-")
         except OSError as error:
             tried.append(str(error))
     raise OSError(
@@ -49,7 +43,7 @@ class Session:
     """What process 1 keeps for its cluster."""
 
     def __init__(self) -> None:
-        self.cookie = secrets.token_bytes(32)
+        self.cookie = os.urandom(32)
         self.cluster = os.urandom(16)
         self.inst = os.urandom(16)
         self.folder = _socket_folder()
@@ -74,6 +68,8 @@ class Session:
     def cookie_file(self) -> str:
         """The path of a file with the cookie, which its owner alone can read; it is removed at the end."""
         if not self._cookie_file:
+            import tempfile
+
             folder = tempfile.mkdtemp(prefix="pydist-cookie-")
             path = os.path.join(folder, "cookie")
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -85,7 +81,7 @@ class Session:
     def remove_cookie_file(self) -> None:
         """Removes what `cookie_file` made."""
         if self._cookie_file:
-            shutil.rmtree(os.path.dirname(self._cookie_file), ignore_errors=True)
+            _folders.remove(os.path.dirname(self._cookie_file))
             self._cookie_file = ""
 
 
@@ -94,7 +90,7 @@ session: Session | None = None
 
 def host() -> str:
     """The name of this machine."""
-    return socket.gethostname()
+    return os.uname().nodename
 
 
 def start_node(
@@ -177,7 +173,7 @@ def ensure_started() -> None:
                 host=new.host,
             )
         except BaseException:
-            shutil.rmtree(new.folder, ignore_errors=True)
+            _folders.remove(new.folder)
             raise
         session = new
         atexit.register(_at_exit)
@@ -236,12 +232,14 @@ def _at_exit() -> None:
     if _forked:
         return
     from . import _cluster
+    from .managers import _forks
 
     _core.park_other_threads()
     try:
         _cluster.shut_down()
     finally:
+        _forks.end()
         _core.close()
         if session is not None:
             session.remove_cookie_file()
-            shutil.rmtree(session.folder, ignore_errors=True)
+            _folders.remove(session.folder)

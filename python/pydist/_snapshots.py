@@ -15,9 +15,7 @@ import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
-import cloudpickle  # type: ignore[import-untyped, unused-ignore]
-
-from ._reducers import by_name, global_names, registered_by_value
+from ._reducers import by_name, global_names, modules_by_value, registered_by_value
 
 VALUE, MODULE, NAMED, FUNCTION = range(4)
 
@@ -184,7 +182,7 @@ class Snapshot:
         self._modules = list(builder.modules.items())
         self._named = builder.named
         self._absent = frozenset(builder.absent)
-        self._registry = cloudpickle.list_registry_pickle_by_value()
+        self._registry = modules_by_value()
         self.plan: Plan = (builder.submodules, list(builder.spaces.values()), builder.functions)
         self.size = builder.size
 
@@ -202,7 +200,7 @@ class Snapshot:
                 return False
         if self._absent and not loaded.keys().isdisjoint(self._absent):
             return False
-        return bool(cloudpickle.list_registry_pickle_by_value() == self._registry)
+        return modules_by_value() == self._registry
 
 
 def snapshot(function: types.FunctionType) -> Snapshot | None:

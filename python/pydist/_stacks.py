@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
-from . import _config, _core, _interrupts, _loop, _refs, _session
+from . import _config, _core, _interrupts, _log, _refs, _session
 
 ANSWER_SECONDS = 5.0
 """A process that has not answered after this time is stopped, or cannot be reached."""
@@ -114,7 +112,7 @@ def _warn(seconds: float) -> None:
         report = str(stacks())
     except Exception as error:
         report = f"the stacks cannot be had: {error}"
-    logging.getLogger("pydist").warning(
+    _log.logger().warning(
         "process %d waits for more than %g s (PYDIST_HANG_REPORT)\n%s", _core.me(), seconds, report
     )
 
@@ -145,6 +143,8 @@ def _title(key: tuple[int, int]) -> str:
 
 
 def _part(title: str, frames: list[FrameType], waits: str) -> str:
+    import traceback
+
     summary = traceback.StackSummary.extract(((f, f.f_lineno or 0) for f in frames), lookup_lines=True)
     text = f"{title}:\n{''.join(summary.format())}"
     return f"{text}  it waits: {waits}\n" if waits else text
@@ -192,12 +192,15 @@ def _shown(value: Any) -> str:
 
 def _coroutines() -> Iterator[tuple[tuple[int, int], list[FrameType]]]:
     """The calls that go on as coroutines, with the frames in which they are suspended."""
-    for task in list(_loop._alive):
+    loop = sys.modules.get(f"{__package__}._loop")
+    if loop is None:
+        return
+    for task in list(loop._alive):
         frames: list[FrameType] = []
         key = None
         coroutine: Any = task.get_coro()
         while (frame := getattr(coroutine, "cr_frame", None)) is not None:
-            if isinstance(running := frame.f_locals.get("self"), _loop.Running):
+            if isinstance(running := frame.f_locals.get("self"), loop.Running):
                 key = running._key
             else:
                 frames.append(frame)

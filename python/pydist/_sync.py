@@ -6,8 +6,7 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
-from . import _groups
-from ._errors import CancelledError
+from . import _errors, _groups
 from ._refs import Future
 
 _block: contextvars.ContextVar[list[Future] | None] = contextvars.ContextVar("pydist_sync", default=None)
@@ -74,7 +73,7 @@ def _error_of(future: Future) -> Exception | None:
         future.wait()
         if future._failed():
             future.fetch()
-    except CancelledError:
+    except _errors.CancelledError:
         return None
     except Exception as error:
         return error.with_traceback(None)

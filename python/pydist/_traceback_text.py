@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
-import traceback
+import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+if TYPE_CHECKING:
+    import traceback
 
 MAX_TEXT = 64 * 1024
 """A longer traceback text loses its middle."""
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-_MACHINERY = (
-    _PACKAGE,
-    os.path.abspath(pickle.__file__),
-    os.path.dirname(cloudpickle.__file__) + os.sep,
-)
+_PICKLE = os.path.abspath(pickle.__file__)
+
+
+def _machinery() -> tuple[str, ...]:
+    """The beginnings of the paths of pydist and of the picklers."""
+    cloudpickle: str | None = getattr(sys.modules.get("cloudpickle"), "__file__", None)
+    known = (_PACKAGE, _PICKLE)
+    return known if cloudpickle is None else (*known, os.path.dirname(cloudpickle) + os.sep)
 
 
 def name_of(exc: BaseException) -> str:
@@ -37,10 +41,7 @@ def text_of(exc: BaseException) -> str:
 
 def this_host() -> str | None:
     """Returns the name of this host, None where it has none."""
-    try:
-        return socket.gethostname()
-    except OSError:
-        return None
+    return os.uname().nodename or None
 
 
 def format_traceback(exc: BaseException, *, notes: bool = True) -> str:
@@ -57,9 +58,12 @@ def format_traceback(exc: BaseException, *, notes: bool = True) -> str:
     'ValueError: bad\\n'
     """
     try:
+        import traceback
+
+        machinery = _machinery()
         printed = traceback.TracebackException.from_exception(exc, compact=True)
         for each in _printed_chain(printed):
-            while each.stack and each.stack[0].filename.startswith(_MACHINERY):
+            while each.stack and each.stack[0].filename.startswith(machinery):
                 del each.stack[0]
         if not notes:
             printed.__notes__ = None  # type: ignore[attr-defined, unused-ignore]
@@ -98,8 +102,11 @@ def place(pid: int, host: str | None) -> str:
 
 def passage(exc: BaseException, pid: int) -> str:
     """Returns the frames through which an exception from elsewhere has passed in this process."""
+    import traceback
+
+    machinery = _machinery()
     frames = traceback.extract_tb(exc.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(_MACHINERY)]
+    own = [frame for frame in frames if not frame.filename.startswith(machinery)]
     if not own:
         return ""
     return f"\nIt passed through {place(pid, this_host())}:\n{''.join(traceback.format_list(own))}"

@@ -27,7 +27,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pydist import _captures, _plain, _serialize
+from pydist import _captures, _pickler, _plain, _serialize
 from pydist._serialize import dumps, dumps_call, loads, note_ref
 
 PACKAGES = Path(_serialize.__file__).parent.parent
@@ -527,7 +527,7 @@ def test_subclasses_of_arrays_travel_out_of_band(tmp_path: Path) -> None:
 def test_many_small_arrays_do_not_make_many_buffers() -> None:
     arrays = [np.full(3, i) for i in range(1000)]
     dumped = dumps(arrays)
-    assert len(dumped[1]) == _serialize.MANY_BUFFERS
+    assert len(dumped[1]) == _pickler.MANY_BUFFERS
     arrived = received(dumped)
     assert all(same_array(a, b) and a.flags.writeable for a, b in zip(arrived, arrays, strict=True))
     locked = [array.view() for array in arrays]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, dataclass_transform
 
 BASE_PARAMS: Mapping[str, Any] = {
     "topology": "all_to_all",
@@ -21,8 +20,34 @@ BASE_PARAMS: Mapping[str, Any] = {
 """The keywords that `addprocs` takes for every manager, with their defaults."""
 
 
-@dataclass(kw_only=True)
-class WorkerConfig:
+@dataclass_transform(kw_only_default=True)
+class _Fields:
+    """Keyword fields with defaults, compared by value, without the long import of `dataclasses`."""
+
+    def __init__(self, **fields: Any) -> None:
+        defaults = self._defaults()
+        for name in fields:
+            if name not in defaults:
+                raise TypeError(f"{type(self).__name__}() got an unexpected keyword argument {name!r}")
+        self.__dict__.update(defaults)
+        self.__dict__.update(fields)
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        known = (item for base in reversed(cls.__mro__) for item in vars(base).items())
+        return {name: value for name, value in known if not name.startswith("_") and not callable(value)}
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self._defaults())
+        return f"{type(self).__name__}({fields})"
+
+
+class WorkerConfig(_Fields):
     """What a manager tells of a worker. It travels to other workers without `io` and `process`.
 
     Parameters:
@@ -70,7 +95,7 @@ class WorkerConfig:
     ident: Any = None
     connect_idents: Iterable[Any] | None = None
     enable_threaded_blas: bool | None = None
-    userdata: Any = field(default=None)
+    userdata: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "io": None, "process": None}

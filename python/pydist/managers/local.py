@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from .. import _core, _output, _session
 from .._errors import LaunchWorkerError
+from . import _forks
 from .base import ClusterManager, Launched, WorkerConfig
 
 BLAS_VARIABLES = (
@@ -70,15 +71,26 @@ class LocalManager(ClusterManager):
             raise ValueError(f"the number of workers must not be negative: {n}")
         self._params: dict[str, Any] = {}
 
+    def prepare(self, params: dict[str, Any]) -> None:
+        """Starts what takes longest, so that it goes on while this process makes itself ready."""
+        if not self.count:
+            return
+        environment = environment_of(params)
+        _output.launcher().run(
+            lambda: _forks.prepare(_forks.inherited(params, environment), params, environment)
+        )
+
     def launch(self, params: dict[str, Any], launched: Launched) -> None:
         """Starts the processes; each is told what it needs to know once it has its id."""
         if params["dir"] is not None and not os.path.isdir(params["dir"]):
             raise ValueError(f"dir: there is no folder {params['dir']!r}")
         self._params = params
         environment = environment_of(params)
+        launcher = _output.launcher()
+        wanted = launcher.run(lambda: _forks.inherited(params, environment))
         for _ in range(self.count):
             try:
-                process = _output.launcher().run(lambda: _start(params, environment))
+                process = launcher.run(lambda: _start(wanted, params, environment))
             except OSError as error:
                 host = _session.host()
                 launched.failed(LaunchWorkerError(f"a worker could not be started: {error}", host=host))
@@ -87,7 +99,7 @@ class LocalManager(ClusterManager):
 
     def connect(self, pid: int, config: WorkerConfig) -> None:
         """Tells the worker through its standard input what it needs to know; it dials process 1 then."""
-        process: subprocess.Popen[bytes] = config.process
+        process: subprocess.Popen[bytes] | _forks.ForkedProcess = config.process
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -175,7 +187,12 @@ def import_paths(params: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _start(params: dict[str, Any], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(
+    wanted: object | None, params: dict[str, Any], environment: dict[str, str]
+) -> subprocess.Popen[bytes] | _forks.ForkedProcess:
+    forked = None if wanted is None else _forks.start(wanted, params, environment)
+    if forked is not None:
+        return forked
     return subprocess.Popen(
         [params["exename"] or sys.executable, *params["exeflags"], "-c", _BOOTSTRAP],
         stdin=subprocess.PIPE,

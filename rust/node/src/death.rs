@@ -20,15 +20,32 @@ pub(crate) struct Dying {
     pub(crate) silent: bool,
 }
 
-/// Describes how a child ended, or nothing while it runs or where it is no child of this process.
-pub(crate) fn exit_reason(ospid: u32) -> Option<String> {
-    let pid = Pid::from_raw(i32::try_from(ospid).ok()?)?;
+/// What the kernel tells of a process.
+pub(crate) enum Fate {
+    /// It runs, or is no child whose end could be seen from here.
+    Open,
+    Ended(String),
+    /// It has been reaped already.
+    Reaped,
+}
+
+/// Finds out how a child ended.
+pub(crate) fn fate(ospid: u32) -> Fate {
+    let Some(pid) = i32::try_from(ospid).ok().and_then(Pid::from_raw) else {
+        return Fate::Open;
+    };
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    let status = waitid(WaitId::Pid(pid), options).ok()??;
+    let status = match waitid(WaitId::Pid(pid), options) {
+        Ok(Some(status)) => status,
+        Err(rustix::io::Errno::CHILD) => return Fate::Reaped,
+        _ => return Fate::Open,
+    };
     if let Some(signal) = status.terminating_signal() {
-        return Some(format!("signal {signal}{}", signal_note(signal)));
+        return Fate::Ended(format!("signal {signal}{}", signal_note(signal)));
     }
-    status.exit_status().map(|code| format!("exit code {code}"))
+    status
+        .exit_status()
+        .map_or(Fate::Open, |code| Fate::Ended(format!("exit code {code}")))
 }
 
 fn signal_note(signal: i32) -> &'static str {

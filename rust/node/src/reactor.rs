@@ -1,5 +1,6 @@
 //! The reactor thread: reads the sockets while no waiting thread does, and runs the timers.
 
+use crate::death::Fate;
 use crate::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -118,12 +119,12 @@ impl Node {
     fn look_for_deaths(&self, now: Instant) {
         let mut over = Vec::new();
         let mut dying = self.dying.lock();
-        dying.retain(|d| match crate::death::exit_reason(d.ospid) {
-            Some(reason) if d.ospid != 0 => {
+        dying.retain(|d| match crate::death::fate(d.ospid) {
+            Fate::Ended(reason) => {
                 over.push((d.pid, reason, d.silent));
                 false
             }
-            _ if now >= d.until => {
+            fate if matches!(fate, Fate::Reaped) || now >= d.until => {
                 over.push((d.pid, d.reason.clone(), d.silent));
                 false
             }

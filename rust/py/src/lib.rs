@@ -5,6 +5,7 @@ mod calls;
 mod channels;
 mod errors;
 mod executor;
+mod fork;
 mod lifecycle;
 mod outcome;
 mod queue;
@@ -30,6 +31,8 @@ mod _core {
     };
     #[pymodule_export]
     use super::executor::{Executor, forget_exception, interrupt_call, limit_threads};
+    #[pymodule_export]
+    use super::fork::fork_sibling;
     #[pymodule_export]
     use super::lifecycle::{
         abandon, after_fork_in_child, announce_ready, ask_exit, attach_incoming, attach_worker,

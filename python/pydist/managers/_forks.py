@@ -1,0 +1,309 @@
+"""Local workers that are forked from a template process; `_template` is what runs there.
+
+A template stands for what a new process would be like: it is used as long as all that a process inherits
+is as it was when the template was started.
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+from .. import _config, _log, _output, _template
+
+_BOOTSTRAP = (
+    "import sys,__future__\n"
+    "sys.path[:]=[p for p in sys.path if p]\n"
+    "path=sys.path[:]\n"
+    "sys.path.insert(0,sys.argv[1])\n"
+    "import pydist\n"
+    "sys.path[:]=path\n"
+    "from pydist._template import serve\n"
+    "serve(int(sys.argv[2]))\n"
+)
+_PARENT_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_INHERITED = (
+    "Umask:",
+    "Uid:",
+    "Gid:",
+    "Groups:",
+    "SigIgn:",
+    "SigBlk:",
+    "Cap",
+    "NoNewPrivs:",
+    "Seccomp",
+    "Cpus_",
+)
+_FILES = ("limits", "cgroup", "oom_score_adj")
+
+
+class ForkedProcess:
+    """A worker's process that a template has made, with what is used of a `subprocess.Popen`.
+
+    Parameters:
+        pid: its id in the system; it is a child of this process.
+        stdin: the pipe to its standard input.
+        stdout: that from its standard output.
+        stderr: that from its standard error.
+    """
+
+    def __init__(self, pid: int, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> None:
+        self.pid = pid
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.returncode: int | None = None
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        """Its exit status if it has ended, minus the signal where one has ended it; it is reaped then."""
+        with self._lock:
+            if self.returncode is None:
+                try:
+                    pid, status = os.waitpid(self.pid, os.WNOHANG)
+                except ChildProcessError:
+                    # Someone else has reaped it.
+                    self.returncode = 0
+                else:
+                    if pid == self.pid:
+                        self.returncode = os.waitstatus_to_exitcode(status)
+            return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Waits for its end; returns the exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        until = time.monotonic() + timeout
+        while (status := self.poll()) is None:
+            if time.monotonic() >= until:
+                raise subprocess.TimeoutExpired(f"worker process {self.pid}", timeout)
+            time.sleep(0.001)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, unless it has ended."""
+        if self.poll() is None:
+            with self._lock:
+                if self.returncode is None:
+                    os.kill(self.pid, number)
+
+
+class _Ignored:
+    """What a template prints: a worker would tell the same again."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def feed(self, data: bytes) -> None:
+        """Takes what was read."""
+
+    def finish(self) -> None:
+        """The template has closed its end."""
+
+
+class _Template:
+    """A template process, as seen from here; used on the thread that starts workers."""
+
+    def __init__(self, wanted: object, dir: str | None, environment: Mapping[str, str]) -> None:
+        self.wanted = wanted
+        self.ready = False
+        self.ended = threading.Event()
+        self.connection, there = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        # Python makes its standard streams for what it finds at its start, and workers have pipes.
+        read, write = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _BOOTSTRAP, _PARENT_FOLDER, str(there.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=write,
+                stderr=write,
+                cwd=dir,
+                env=environment,
+                start_new_session=True,
+                pass_fds=(there.fileno(),),
+            )
+        except BaseException:
+            self.connection.close()
+            os.close(read)
+            raise
+        finally:
+            there.close()
+            os.close(write)
+        _output.launcher().watch(_Ignored(read))
+        self.fd = self.connection.fileno()
+        _output.launcher().watch(self)
+
+    def await_ready(self, until: float) -> bool:
+        """Waits until it can be asked for workers; says whether it can."""
+        self.ready = self.ready or self._receive(until) == _template.READY
+        return self.ready
+
+    def _receive(self, until: float) -> bytes:
+        """The next message; nothing where it has ended, or lets one wait for too long, and is killed."""
+        self.connection.settimeout(max(until - time.monotonic(), 0.001))
+        try:
+            return self.connection.recv(64)
+        except TimeoutError:
+            self.process.kill()
+        except OSError:
+            pass
+        return b""
+
+    def fork(self, until: float) -> ForkedProcess | None:
+        """Makes a worker; None where the template has ended.
+
+        Raises:
+            OSError: the system has no process left, or no descriptor.
+        """
+        (stdin, to), (out, stdout), (err, stderr) = _pipes(_template.STREAMS)
+        theirs, ours = [stdin, stdout, stderr], [to, out, err]
+        try:
+            self.connection.settimeout(max(until - time.monotonic(), 0.001))
+            self.connection.sendmsg(
+                [_template.FORK], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", theirs))]
+            )
+        except OSError:
+            answer = b""
+        else:
+            answer = self._receive(until)
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        if len(answer) != _template.ANSWER.size:
+            pid, error = 0, 0
+        else:
+            pid, error = _template.ANSWER.unpack(answer)
+        if pid:
+            return ForkedProcess(pid, open(to, "wb", 0), open(out, "rb", 0), open(err, "rb", 0))
+        for fd in ours:
+            os.close(fd)
+        if error in (errno.EAGAIN, errno.ENOMEM):
+            raise OSError(error, os.strerror(error))
+        return None
+
+    def close(self) -> None:
+        """Lets it end."""
+        try:
+            self.connection.shutdown(_socket.SHUT_WR)
+        except OSError:
+            return
+
+    def feed(self, data: bytes) -> None:
+        """A message that has come while nobody waited."""
+        self.ready = self.ready or data == _template.READY
+
+    def finish(self) -> None:
+        """It has closed its end: it is about to end."""
+        self.process.wait()
+        self.connection.detach()
+        self.ended.set()
+
+
+def _pipes(count: int) -> list[tuple[int, int]]:
+    made: list[tuple[int, int]] = []
+    try:
+        for _ in range(count):
+            made.append(os.pipe())
+    except OSError:
+        for fd in (fd for ends in made for fd in ends):
+            os.close(fd)
+        raise
+    return made
+
+
+_current: _Template | None = None
+_refused: object = None
+"""What a process inherits where no template has come up, so that none is tried again."""
+
+
+def inherited(params: Mapping[str, Any], environment: Mapping[str, str]) -> object | None:
+    """What a process inherits that is started on this thread now; None where no template can stand for it."""
+    own = params["exename"] in (None, sys.executable) and not params["exeflags"]
+    if not own or not sys.executable or not _config.uses_template():
+        return None
+    try:
+        folder = os.stat(params["dir"] or ".")
+        with open("/proc/thread-self/status") as status:
+            lines = [line for line in status if line.startswith(_INHERITED)]
+        files = []
+        for name in _FILES:
+            with open(f"/proc/thread-self/{name}") as file:
+                files.append(file.read())
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+    except OSError:
+        return None
+    return dict(environment), params["dir"], folder.st_dev, folder.st_ino, lines, files, nice
+
+
+def prepare(wanted: object | None, params: Mapping[str, Any], environment: Mapping[str, str]) -> bool:
+    """Starts a template unless there is one that fits; says whether there is one then, ready or not.
+
+    The parameters are those of `start`.
+    """
+    global _current
+    if wanted is None or wanted == _refused:
+        return False
+    if _current is not None and (_current.wanted != wanted or _current.ended.is_set()):
+        _drop()
+    if _current is None:
+        try:
+            _current = _Template(wanted, params["dir"], environment)
+        except OSError:
+            return False
+    return True
+
+
+def _drop() -> None:
+    global _current
+    if _current is not None:
+        _current.close()
+    _current = None
+
+
+def start(wanted: object, params: Mapping[str, Any], environment: Mapping[str, str]) -> ForkedProcess | None:
+    """Forks a worker from the template, which is started first where there is none that fits.
+
+    Parameters:
+        wanted: what `inherited` told, on this same thread.
+        params: those of `addprocs`.
+        environment: of the worker.
+
+    Returns:
+        The process; None where no template can be had, and a new interpreter has to do.
+
+    Raises:
+        OSError: the system has no process left, or no descriptor.
+    """
+    global _refused
+    # A template that hangs leaves enough time for what is done without one.
+    until = time.monotonic() + params["timeout"] / 2
+    for _ in range(2):
+        if not prepare(wanted, params, environment):
+            return None
+        assert _current is not None
+        process = _current.fork(until) if _current.await_ready(until) else None
+        if process is not None:
+            return process
+        # It has ended because nobody wanted anything of it, or was killed: another one may do.
+        _drop()
+    _refused = wanted
+    _log.logger().info("no template process for workers comes up: each starts an interpreter")
+    return None
+
+
+def end() -> None:
+    """Ends the template at the end of this process."""
+    if _current is not None and not _current.ended.is_set():
+        _current.process.kill()
+        _current.process.wait()
+        _current.connection.detach()
