@@ -316,7 +316,9 @@ def process_exited(pid: int, reason: str, lives: bool = False) -> ProcessExitedE
     worker = _workers.get(pid)
     host, output = None, ""
     if worker is not None:
-        reason = worker.exit_reason() or reason
+        if "heartbeat" not in reason:
+            # One that was silent ends by its manager's signal, which is not why it was lost.
+            reason = worker.exit_reason() or reason
         if not worker.has_ended() and not reason.startswith("no heartbeat"):
             worker.drain(0.2)
         if worker.has_ended():
