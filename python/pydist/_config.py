@@ -12,14 +12,18 @@ def worker_timeout() -> float:
 
 
 def heartbeat() -> tuple[float | None, float]:
-    """The times of the heartbeat in seconds: `PYDIST_HEARTBEAT` and `PYDIST_HEARTBEAT_INTERVAL`.
+    """The times of the heartbeat in seconds: the silence after which a process is given up; the interval."""
+    return checked_heartbeat(heartbeat_timeout(), heartbeat_interval())
 
-    After so much silence a process is given up, 30 by default and 0 for never; one that has sent nothing for
-    an interval, by default a sixth of that, sends a heartbeat.
-    """
-    timeout = _number("PYDIST_HEARTBEAT", 30.0, zero=True) or None
-    interval = _number("PYDIST_HEARTBEAT_INTERVAL", 0.0, zero=True) or None
-    return checked_heartbeat(timeout, interval)
+
+def heartbeat_timeout() -> float | None:
+    """Seconds of silence after which a process is lost: `PYDIST_HEARTBEAT`, 30 by default, 0 for never."""
+    return _number("PYDIST_HEARTBEAT", 30.0, zero=True) or None
+
+
+def heartbeat_interval() -> float | None:
+    """Seconds between heartbeats: `PYDIST_HEARTBEAT_INTERVAL`, by default a sixth of the time of silence."""
+    return _number("PYDIST_HEARTBEAT_INTERVAL", 0.0, zero=True) or None
 
 
 def checked_heartbeat(timeout: float | None, interval: float | None) -> tuple[float | None, float]:

@@ -51,9 +51,8 @@ def stacks(pids: int | Iterable[int] | None = None) -> Stacks:
         NotConnectedError: the topology does not connect it to this one.
 
     >>> import pydist as d
-    >>> pid = d.workers()[0]
-    >>> print(d.stacks(pid))
-    process 2:
+    >>> print(d.stacks(1))
+    process 1:
       runs nothing, and nothing waits
     """
     _session.ensure_started()
