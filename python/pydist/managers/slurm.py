@@ -21,7 +21,7 @@ from .local import environment_of
 END_SECONDS = 6.0
 """So long srun has to end its tasks and its job; Slurm itself gives tasks a few seconds."""
 
-TOLD_SECONDS = 0.5
+TOLD_SECONDS = 2.0
 """So long Slurm may take to tell how a task has ended, once its connection has."""
 
 
