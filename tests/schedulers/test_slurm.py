@@ -153,9 +153,9 @@ def test_no_python_there(slurm):
 
 
 def test_no_pydist_there(slurm, tmp_path):
-    python = executable(tmp_path, 'exec "$PYTHON" -S -I "$@"')
-    with pytest.raises(d.LaunchWorkerError, match="No module named") as caught:
-        d.addprocs(d.SlurmManager(1), exename=python)
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pydist'] = None\n")
+    with pytest.raises(d.LaunchWorkerError, match="ModuleNotFoundError: import of pydist") as caught:
+        d.addprocs(d.SlurmManager(1), env={"PYTHONPATH": str(tmp_path)})
     assert caught.value.status == 1
     slurm.wait_empty()
 
