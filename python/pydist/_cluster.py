@@ -161,6 +161,8 @@ def members_changed() -> None:
             if w.joined and not isinstance(w.manager, LocalManager) and w.pid not in alive
         ]
     for worker in gone:
+        # It is kept until its manager can tell how it ended, for those that ask.
+        worker.exit_reason()
         if worker.has_ended():
             _forget(worker)
 
