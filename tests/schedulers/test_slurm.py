@@ -154,7 +154,7 @@ def test_no_python_there(slurm):
 
 def test_no_pydist_there(slurm, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pydist'] = None\n")
-    with pytest.raises(d.LaunchWorkerError, match="ModuleNotFoundError: No module named 'pydist.managers'") as caught:
+    with pytest.raises(d.LaunchWorkerError, match="No module named 'pydist") as caught:
         d.addprocs(d.SlurmManager(1), env={"PYTHONPATH": str(tmp_path)})
     assert caught.value.status == 1
     slurm.wait_empty()
