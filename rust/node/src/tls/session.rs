@@ -188,10 +188,12 @@ impl Session {
         Ok(())
     }
 
-    /// Tells the other end that nothing more comes.
+    /// Tells the other end that nothing more comes; one with which nothing is agreed on is told nothing.
     pub(crate) fn close(&mut self, fd: BorrowedFd<'_>) {
-        self.connection.send_close_notify();
-        let _ = self.send_waiting(fd);
+        if !self.connection.is_handshaking() {
+            self.connection.send_close_notify();
+            let _ = self.send_waiting(fd);
+        }
     }
 
     fn describe(&self, error: &Error) -> String {
