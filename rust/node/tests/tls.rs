@@ -11,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pydist_node::inbox::Item;
 use pydist_node::{Node, TlsFiles};
 use pydist_proto::message::Member;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -219,14 +220,22 @@ fn f56_what_is_no_tls_is_closed_and_a_genuine_worker_joins() {
 fn f56_bytes_before_tls_is_agreed_on_are_few() {
     let (head, address) = head();
     let mut socket = connect(&address);
-    // Empty records of application data are passed over for compatibility, so that only the count ends this.
-    let change = [0x14, 3, 3, 0, 1, 1].repeat(1000);
-    let mut sent = 0;
-    while socket.write_all(&change).is_ok() {
-        sent += change.len();
-        assert!(sent < 64 << 20, "nobody minds");
-    }
-    assert!(sent < 16 << 20, "{sent}");
+    // A hello of 60,000 bytes that comes in records of one byte each.
+    let begun = [
+        [0x16, 3, 1, 0, 4, 1, 0, 0xea, 0x60].as_slice(),
+        &[0x16, 3, 1, 0, 1, 7].repeat(60_000),
+    ]
+    .concat();
+    let _ = socket.write_all(&begun);
+    assert!(read_all(socket).is_empty());
+    let executor = head.register_executor(true);
+    let note = loop {
+        if let Item::Note(text) = head.next_item(&executor, true).unwrap().item {
+            break text;
+        }
+    };
+    head.unregister_executor(&executor);
+    assert!(note.contains("more than 32768 bytes before TLS"), "{note}");
     head.close();
 }
 

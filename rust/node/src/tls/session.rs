@@ -13,7 +13,7 @@ use rustls::{AlertDescription, Connection, Error, PeerIncompatible};
 use crate::link::send_vectored;
 
 /// Bytes that a peer may send before TLS has been agreed on.
-const HANDSHAKE_MAX: usize = 64 << 10;
+const HANDSHAKE_MAX: usize = 32 << 10;
 /// Encrypted bytes that wait for the socket.
 const WAITING_MAX: usize = 256 << 10;
 /// Encrypted bytes that are read at once; few from a peer that has proved nothing yet.
