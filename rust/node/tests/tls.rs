@@ -6,16 +6,17 @@
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pydist_node::inbox::Item;
-use pydist_node::{Node, TlsFiles};
+use pydist_node::{CallFailed, Node, Payload, TlsFiles};
 use pydist_proto::message::Member;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use support::{PATIENCE, bytes, call, echo, eventually, folder, node};
+use support::{PATIENCE, bytes, call, echo, eventually, folder, node, payload};
 
 const COOKIE: [u8; 32] = [9; 32];
 const TAG: [u8; 16] = [4; 16];
@@ -146,6 +147,82 @@ fn an_id_that_is_meant_for_one_that_is_dialled() {
     worker.announce_ready(address);
     assert_eq!(head.worker_arrived(30, PATIENCE), Some(Ok(())));
     worker.close();
+    head.close();
+}
+
+/// Passes bytes on between two ends, unless it is to stand still.
+struct Relay {
+    address: String,
+    stands: Arc<AtomicBool>,
+}
+
+impl Relay {
+    fn to(target: &str) -> Relay {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("tls:{}", listener.local_addr().unwrap());
+        let stands = Arc::new(AtomicBool::new(false));
+        let (target, gate) = (target.to_owned(), stands.clone());
+        std::thread::spawn(move || {
+            let (near, _) = listener.accept().unwrap();
+            let far = connect(&target);
+            for (from, to) in [(&near, &far), (&far, &near)] {
+                let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                let gate = gate.clone();
+                std::thread::spawn(move || pass_on(from, to, &gate));
+            }
+        });
+        Relay { address, stands }
+    }
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, stands: &AtomicBool) {
+    let mut buffer = vec![0; 60_000];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        while stands.load(Ordering::SeqCst) {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        if to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn f20_a_peer_that_does_not_read_holds_up_its_senders_until_it_does() {
+    let (head, address) = head();
+    let relay = Relay::to(&address);
+    let worker = join(&relay.address);
+    let thread = echo(&worker, true);
+    eventually("the worker is a member", || head.member_ids() == [1, 2]);
+    assert_eq!(bytes(&call(&head, 2, &[b"x"])), [b"x"]);
+    relay.stands.store(true, Ordering::SeqCst);
+
+    // Small messages are queued up to the limit, then the sender is asked whether to give up.
+    let small = pattern(60_000, 1);
+    let asked = |segments: &[&[u8]]| {
+        head.call_do(
+            2,
+            Payload {
+                signalled: &|| true,
+                ..payload(segments)
+            },
+        )
+    };
+    while asked(&[&small]).is_ok() {
+        assert!(head.stats().queued_bytes < 80 << 20, "the queue has no limit");
+    }
+    assert!(head.stats().queued_bytes > 60 << 20);
+    // A large one waits for the connection, not in the queue.
+    assert_eq!(asked(&[&pattern(3_000_000, 2)]), Err(CallFailed::Signal));
+
+    relay.stands.store(false, Ordering::SeqCst);
+    let data = pattern(3_000_000, 3);
+    assert!(bytes(&call(&head, 2, &[&data])) == [data]);
+    eventually("nothing is queued", || head.stats().queued_bytes == 0);
+    worker.close();
+    thread.join().unwrap();
     head.close();
 }
 
