@@ -2,6 +2,7 @@
 
 mod connecting;
 mod cork;
+mod cursor;
 mod death;
 mod dialing;
 mod dispatch;

@@ -19,6 +19,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use crate::cursor::Cursor;
 use crate::dialing::Dial;
 use crate::node::Node;
 use crate::opening::Opening;
@@ -465,11 +466,7 @@ impl Link {
         segments: &[&[u8]],
         signalled: &dyn Fn() -> bool,
     ) -> Result<(), SendError> {
-        let mut cursor = Cursor {
-            segments,
-            index: 0,
-            offset: 0,
-        };
+        let mut cursor = Cursor::new(segments);
         let mut left: usize = segments.iter().map(|s| s.len()).sum();
         let mut begun = false;
         while left > 0 {
@@ -592,35 +589,6 @@ impl Link {
 
 pub(crate) fn is_unix(fd: BorrowedFd<'_>) -> bool {
     rustix::net::getsockname(fd).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
-}
-
-/// A position in a list of segments.
-struct Cursor<'a> {
-    segments: &'a [&'a [u8]],
-    index: usize,
-    offset: usize,
-}
-
-impl<'a> Cursor<'a> {
-    /// Takes the next `len` bytes as slices.
-    fn take<'b>(&mut self, mut len: usize, out: &mut Vec<&'b [u8]>)
-    where
-        'a: 'b,
-    {
-        while len > 0 {
-            let segment = self.segments[self.index];
-            let n = len.min(segment.len() - self.offset);
-            if n > 0 {
-                out.push(&segment[self.offset..self.offset + n]);
-            }
-            len -= n;
-            self.offset += n;
-            if self.offset == segment.len() {
-                self.index += 1;
-                self.offset = 0;
-            }
-        }
-    }
 }
 
 /// The most slices that one system call takes.
