@@ -177,6 +177,7 @@ _HOMES = {
     "_stacks": "stacks",
     "_streams": "RandomStreams random_streams",
     "_sync": "sync",
+    "_tls": "TlsFiles",
     "_transport": "init_worker process_messages start_worker worker_id_from_socket",
     "_upload": "sync_dir upload",
     "executor": "Executor",

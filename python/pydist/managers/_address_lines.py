@@ -31,7 +31,7 @@ class Address(NamedTuple):
 
 
 def format_line(port: int, host: str, inst: bytes, tls: bool = False) -> str:
-    """The line that `start_worker` prints: the port, the host, the tag of the listener, whether it speaks TLS."""
+    """The line that `start_worker` prints: the port, the host, the tag of the listener, and if it has TLS."""
     return f"pydist_worker:{port}#{host}#{inst.hex()}{'#tls' if tls else ''}"
 
 
