@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ._stacks import stacks
     from ._streams import RandomStreams, random_streams
     from ._sync import sync
+    from ._tls import TlsFiles
     from ._transport import init_worker, process_messages, start_worker, worker_id_from_socket
     from ._upload import sync_dir, upload
     from .executor import Executor
@@ -95,6 +96,7 @@ __all__ = [
     "SSHManager",
     "SlurmManager",
     "ThreadLimitError",
+    "TlsFiles",
     "VersionMismatchError",
     "WorkerConfig",
     "WorkerPool",
@@ -175,6 +177,7 @@ _HOMES = {
     "_stacks": "stacks",
     "_streams": "RandomStreams random_streams",
     "_sync": "sync",
+    "_tls": "TlsFiles",
     "_transport": "init_worker process_messages start_worker worker_id_from_socket",
     "_upload": "sync_dir upload",
     "executor": "Executor",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from . import _cookies, _core, _launching, _log, _session
+from . import _cookies, _core, _launching, _log, _session, _tls
 from ._abstract_pool import AbstractWorkerPool
 from ._errors import ConnectionLostError, LaunchWorkerError, NotConnectedError, ProcessExitedException
 from .managers import _params, _registry
@@ -46,6 +46,8 @@ def addprocs(n: Any = None, **params: Any) -> list[int]:
         env: environment variables, in addition to those of this process.
         enable_threaded_blas: leave BLAS and OpenMP pools of a worker as they are, instead of one thread each.
         timeout: seconds for the start; else the environment variable PYDIST_WORKER_TIMEOUT, or 60.
+        tls: True to encrypt connections over TCP on loopback too; `TlsFiles` to do so with one's own
+            certificate. By default connections beyond loopback are encrypted, with keys made for it.
         allow_plaintext: let connections over a network be unencrypted.
 
     Returns:
@@ -55,7 +57,7 @@ def addprocs(n: Any = None, **params: Any) -> list[int]:
         RuntimeError: this is not process 1.
         TypeError: an unknown keyword.
         ValueError: a negative number, a malformed machine or none, an unknown topology, or one other than
-            that of the workers there are.
+            that of the workers there are; TLS that cannot be as it is asked for.
         LaunchWorkerError: workers that did not start; `.started` lists those that did and stay usable.
 
     Distributed.jl: `addprocs`.
@@ -73,6 +75,7 @@ def addprocs(n: Any = None, **params: Any) -> list[int]:
     if isinstance(manager, LocalManager):
         manager.prepare(checked)
     _session.ensure_started()
+    _tls.use(checked["tls"])
     from . import _pools  # noqa: F401 - needed once the workers are there, and imported while they start
 
     _check_settings(checked)

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import _core, _log, _output, _session
 from ._errors import LaunchWorkerError
+from ._tls import Choice
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.local import LocalManager
 
@@ -22,7 +23,7 @@ QUEUE_SECONDS = 2e6
 CLEAN_UP_SECONDS = 2.0
 """So long it may take for a worker that did not start."""
 
-_deadlines: dict[int, tuple[float, bool]] = {}
+_deadlines: dict[int, tuple[float, Choice, bool]] = {}
 
 
 def deadline_of(pid: int) -> float:
@@ -31,9 +32,14 @@ def deadline_of(pid: int) -> float:
     return time.monotonic() + HOOK_SECONDS if known is None else known[0]
 
 
+def encryption_of(pid: int) -> tuple[Choice, bool]:
+    """What `addprocs` was told of a worker that is being started: `tls` and `allow_plaintext`."""
+    return _deadlines.get(pid, (0.0, None, False))[1:]
+
+
 def plaintext_allowed(pid: int) -> bool:
     """Whether the connection to a worker that is being started may be in plain text across hosts."""
-    return _deadlines.get(pid, (0.0, False))[1]
+    return encryption_of(pid)[1]
 
 
 class Worker:
@@ -196,7 +202,7 @@ class Launch:
             worker.kill()
             raise RuntimeError("addprocs() has been given up")
         until = min(self.until, time.monotonic() + QUEUE_SECONDS)
-        _deadlines[pid] = (until, bool(self.params["allow_plaintext"]))
+        _deadlines[pid] = (until, self.params["tls"], bool(self.params["allow_plaintext"]))
         _core.expect_worker(pid, self._connected(worker), shared)
         if self.manager._trusted:
             self._connect(worker)

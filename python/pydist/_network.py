@@ -6,10 +6,12 @@ import ipaddress
 import socket
 import warnings
 
+from . import _core
+
 HINT = (
-    "what goes over it can be read and changed by others on the network; use 127.0.0.1 and a tunnel (such as "
-    "ssh -L), or say allow_plaintext=True (on the command line of a worker: --allow-plaintext) where the "
-    "network is trusted"
+    "what goes over it can be read and changed by others on the network; use TLS, or 127.0.0.1 and a tunnel "
+    "(such as ssh -L), or say allow_plaintext=True (for a worker: --allow-plaintext) where the network is "
+    "trusted"
 )
 
 _warned = False
@@ -69,21 +71,48 @@ def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(join(str(entry[4][0]).partition("%")[0], int(entry[4][1])) for entry in found))
 
 
-def own_addresses(port: int) -> list[str]:
-    """The addresses of this machine that can be told: that of its default route, and those of its name."""
+def own_addresses(port: int, host: str = "0.0.0.0") -> list[str]:
+    """The addresses, as `IP:PORT`, at which others reach a listener of this machine.
+
+    Parameters:
+        host: the IP address that it listens on; for one that stands for all, that of the default route comes
+            first, and then those of every other interface.
+        port: the port.
+    """
+    if not is_wildcard(host):
+        return [join(host, port)]
     found = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             # Nothing is sent: the system only chooses the interface.
             probe.connect(("192.0.2.1", 9))
-            found.append(join(probe.getsockname()[0], port))
+            found.append(probe.getsockname()[0])
         except OSError:
             pass
-    try:
-        found += resolve(socket.gethostname(), port)
-    except OSError:
-        pass
-    return found
+    found += _core.interface_addresses()
+    if host == "0.0.0.0":
+        found = [ip for ip in found if ":" not in ip]
+    return [join(ip, port) for ip in dict.fromkeys(found)]
+
+
+def is_wildcard(ip: str) -> bool:
+    """Whether an address to listen on stands for all of this machine."""
+    return ipaddress.ip_address(ip).is_unspecified
+
+
+def dialable(bound: str, first: str | None = None) -> str:
+    """The addresses, one a line, at which others dial a listener of this process.
+
+    Parameters:
+        bound: its address as the core tells it, `SCHEME:IP:PORT`.
+        first: an IP address of this machine that is to come first where it listens on all.
+    """
+    scheme, _, rest = bound.partition(":")
+    host, port = split(rest)
+    addresses = own_addresses(port, host)
+    if first is not None and is_wildcard(host):
+        addresses = list(dict.fromkeys([join(first, port), *addresses]))
+    return "\n".join(f"{scheme}:{address}" for address in addresses)
 
 
 def is_loopback(ip: str) -> bool:

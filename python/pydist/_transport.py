@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import Any
 
-from . import _cookies, _core, _interrupts, _network, _output, _session
+from . import _cookies, _core, _interrupts, _network, _output, _session, _tls
 from .managers import _address_lines
 from .managers.base import ClusterManager, WorkerConfig
 
@@ -32,14 +32,14 @@ def attach_worker(pid: int, connection: Any, config: WorkerConfig) -> None:
         config: what the manager tells of the worker.
     """
     assert _session.session is not None
-    inst = _session.session.join_tag()
+    inst, secured = _session.session.join_tag(), False
     if isinstance(connection, _address_lines.Dialled):
-        inst = connection.inst
+        inst, secured = connection.inst, connection.tls
         if config.io is not None:
             fd = config.io if isinstance(config.io, int) else config.io.fileno()
             _output.follow(pid, os.dup(fd), _output.stdout, connection.left_over)
         connection = connection.socket
-    _core.attach_worker(_descriptor(connection), pid, inst)
+    _core.attach_worker(_descriptor(connection), pid, inst, secured)
     _keep(connection)
 
 
@@ -309,16 +309,18 @@ def serve_dialled(
     out: Any = None,
     close_stdin: bool = True,
     stderr_to_stdout: bool = True,
+    tls: _tls.Choice = None,
     allow_plaintext: bool = False,
     timeout: float | None = None,
 ) -> None:
     """What `start_worker` does, at any address."""
     from . import _config, _worker
 
-    address, inst = listen_dialled(bind, cookie, allow_plaintext)
+    address, inst = listen_dialled(bind, cookie, allow_plaintext, tls)
     out = sys.stdout if out is None else out
-    host, port = _network.split(address.removeprefix("tcp:"))
-    out.write(_address_lines.format_line(port, host, inst) + "\n")
+    scheme, _, bound = address.partition(":")
+    host, port = _network.split(bound)
+    out.write(_address_lines.format_line(port, host, inst, scheme == "tls") + "\n")
     out.flush()
     if close_stdin:
         nothing = os.open(os.devnull, os.O_RDONLY)
@@ -331,16 +333,19 @@ def serve_dialled(
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), sys.stdout.encoding)
         sys.__stderr__ = sys.stderr  # type: ignore[misc]
     if await_head(_config.worker_timeout() if timeout is None else timeout):
-        _worker.serve(address)
+        _worker.serve(_network.dialable(address, _core.own_address_to(1)))
 
 
-def listen_dialled(bind: str, cookie: bytes, allow_plaintext: bool) -> tuple[str, bytes]:
+def listen_dialled(
+    bind: str, cookie: bytes, allow_plaintext: bool, tls: _tls.Choice = None
+) -> tuple[str, bytes]:
     """Starts the core of a worker that process 1 is to dial.
 
     Parameters:
         bind: the address to listen on, `HOST[:PORT]`.
         cookie: the secret of the cluster.
-        allow_plaintext: let it be one beyond loopback.
+        allow_plaintext: let one beyond loopback be without encryption.
+        tls: whether, and with what, one on loopback is encrypted too.
 
     Returns:
         The address where it listens, and the tag of the listener.
@@ -348,15 +353,16 @@ def listen_dialled(bind: str, cookie: bytes, allow_plaintext: bool) -> tuple[str
     Raises:
         OSError: it cannot listen there.
         RuntimeError: this process belongs to a cluster already.
-        ValueError: the address is not on loopback, and plain text is not allowed.
+        ValueError: the files of `tls` cannot be used.
     """
     if _session._started:
         raise RuntimeError("this process belongs to a cluster already")
     host, port = _network.split_any(bind)
     target = _network.resolve(host, port)[0]
-    _network.check_plaintext(_network.split_any(target)[0], allow_plaintext)
+    scheme = _tls.scheme(_network.split_any(target)[0], tls, allow_plaintext)
     inst = _session.start_unnamed(cookie)
-    return _core.listen(f"tcp:{target}"), inst
+    _tls.use(tls)
+    return _core.listen(f"{scheme}:{target}"), inst
 
 
 def await_head(timeout: float) -> bool:

@@ -11,7 +11,7 @@ import time
 import types
 from typing import Any
 
-from . import _core, _executor, _interrupts, _lines, _session, _stacks
+from . import _core, _executor, _interrupts, _lines, _session, _stacks, _tls
 
 
 def main(cookie: bytes, config: dict[str, Any]) -> None:
@@ -32,6 +32,8 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         topology=config["topology"],
         lazy=config["lazy"],
     )
+    if config["tls"] is not None:
+        _tls.use(_tls.TlsFiles(**dict(zip(("ca", "cert", "key"), config["tls"], strict=True))))
     watch_parent(config["parent"])
     _core.dial_head(config["head"], bytes.fromhex(config["head_inst"]))
     error = _core.wait_open(config["timeout"])

@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import psutil
 import pytest
 
 import pydist as d
-from pydist import _core, _network
+from pydist import _core, _network, _tls
 from support import tcp_listeners, wait_until
 from support_managers import DialledManager, ask
 
@@ -130,27 +131,29 @@ def test_a_manager_listens_where_it_is_told(ipv6):
         worker.stderr.close()
 
 
-def test_an_address_beyond_loopback_is_refused_unless_plain_text_is_allowed():
+def test_beyond_loopback_plain_text_is_not_listened_to_unless_it_is_allowed():
+    for allowed in (False, True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            manager = d.ElasticManager("0.0.0.0", allow_plaintext=allowed)
+        with manager:
+            d.addprocs(manager)
+            with socket.create_connection(("127.0.0.1", _network.split(manager.address)[1]), 10) as s:
+                s.sendall(b"\x89PYDIST\x01\x01\0\x01\0\0\0\x01\0" + bytes(20) + os.urandom(32))
+                answer = s.recv(1000)
+        # The challenge, or an alert of TLS.
+        assert answer[:1] == (b"\x89" if allowed else b"\x15")
+
+
+def test_an_address_on_which_others_read_along_is_refused():
     with pytest.raises(ValueError, match="allow_plaintext"):
-        d.ElasticManager(addr="0.0.0.0")
-    done = subprocess.run(
-        [sys.executable, "-m", "pydist", "worker", "--connect", "192.0.2.1:9"],
-        env={**os.environ, "PYDIST_COOKIE": "x" * 16},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 1
-    assert "--allow-plaintext" in done.stderr
-    done = subprocess.run(
-        [sys.executable, "-m", "pydist", "worker", "--bind-to", "0.0.0.0"],
-        env={**os.environ, "PYDIST_COOKIE": "x" * 16},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.returncode == 1
-    assert "--allow-plaintext" in done.stderr
+        _network.check_plaintext("192.0.2.1", False)
+    for ip in ("127.0.0.1", "::1"):
+        _network.check_plaintext(ip, False)
+        assert _tls.scheme(ip, None, False) == "tcp"
+        assert _tls.scheme(ip, True, False) == "tls"
+    for ip in ("192.0.2.1", "0.0.0.0", "::"):
+        assert _tls.scheme(ip, None, False) == "tls"
 
 
 def test_plain_text_that_is_allowed_is_warned_of_once(monkeypatch):

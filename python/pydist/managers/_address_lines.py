@@ -7,9 +7,9 @@ import re
 import select
 import socket
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
-from .. import _network
+from .. import _network, _tls
 from .._errors import LaunchWorkerError
 from .base import WorkerConfig
 
@@ -18,20 +18,30 @@ LINES_MAX = 1000
 LINE_BYTES = 4096
 """A longer line is no address, and what is beyond this is not kept."""
 
-_LINE = re.compile(rb"pydist_worker:(\d{1,5})#([^#\s]+)#([0-9a-f]{32})\s*\Z")
+_LINE = re.compile(rb"pydist_worker:(\d{1,5})#([^#\s]+)#([0-9a-f]{32})(#tls)?\s*\Z")
 
 
-def format_line(port: int, host: str, inst: bytes) -> str:
-    """The line that `start_worker` prints: the port, the host, and the tag of the listener."""
-    return f"pydist_worker:{port}#{host}#{inst.hex()}"
+class Address(NamedTuple):
+    """What the line tells: where the worker listens, the tag of its listener, and whether it speaks TLS."""
+
+    port: int
+    host: str
+    inst: bytes
+    tls: bool
 
 
-def parse_line(line: bytes) -> tuple[int, str, bytes] | None:
+def format_line(port: int, host: str, inst: bytes, tls: bool = False) -> str:
+    """The line that `start_worker` prints: the port, the host, the tag of the listener, and if it has TLS."""
+    return f"pydist_worker:{port}#{host}#{inst.hex()}{'#tls' if tls else ''}"
+
+
+def parse_line(line: bytes) -> Address | None:
     """Reads the line of `format_line`; None where it is another one."""
     found = _LINE.search(line)
     if found is None or not 0 < int(found[1]) < 1 << 16:
         return None
-    return int(found[1]), found[2].decode("ascii", "replace"), bytes.fromhex(found[3].decode())
+    host = found[2].decode("ascii", "replace")
+    return Address(int(found[1]), host, bytes.fromhex(found[3].decode()), found[4] is not None)
 
 
 class LineReader:
@@ -49,7 +59,7 @@ class LineReader:
         self._rest = bytearray()
         self._long = False
 
-    def find(self) -> tuple[int, str, bytes]:
+    def find(self) -> Address:
         """Finds the address line.
 
         Raises:
@@ -108,11 +118,13 @@ class Dialled:
         socket: the connected socket.
         inst: the tag of the worker's listener.
         left_over: what the worker printed after its address line.
+        tls: whether the worker speaks TLS there.
     """
 
-    def __init__(self, socket: socket.socket, inst: bytes, left_over: bytes) -> None:
+    def __init__(self, socket: socket.socket, inst: bytes, left_over: bytes, tls: bool = False) -> None:
         self.socket = socket
         self.inst = inst
+        self.tls = tls
         self.left_over = left_over
 
 
@@ -125,7 +137,7 @@ def connect(pid: int, config: WorkerConfig) -> Dialled:
         raise LaunchWorkerError("the configuration of the worker has no io to read its address from")
     reader = LineReader(config.io, until)
     try:
-        port, host, inst = reader.find()
+        port, host, inst, tls = reader.find()
     except LaunchWorkerError as error:
         error.host = config.host
         raise
@@ -141,8 +153,18 @@ def connect(pid: int, config: WorkerConfig) -> Dialled:
         ) from error
     made.settimeout(None)
     try:
-        _network.check_plaintext(made.getpeername()[0], _launching.plaintext_allowed(pid))
-    except ValueError:
+        _check_encryption(made.getpeername()[0], tls, *_launching.encryption_of(pid))
+    except BaseException:
         made.close()
         raise
-    return Dialled(made, inst, reader.left_over())
+    return Dialled(made, inst, reader.left_over(), tls)
+
+
+def _check_encryption(ip: str, tls: bool, wanted: _tls.Choice, allow_plaintext: bool) -> None:
+    """Refuses a worker that speaks no TLS where that is required; one may always speak it."""
+    if not tls and _tls.scheme(ip, wanted, allow_plaintext) == "tls":
+        raise LaunchWorkerError(
+            f"the worker at {ip} speaks no TLS, which is required there; start it with --tls, "
+            "or say allow_plaintext=True where the network is trusted",
+            host=ip,
+        )

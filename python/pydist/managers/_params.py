@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .. import _config
+from .. import _config, _tls
 from .base import ClusterManager
 
 TOPOLOGIES = ("all_to_all", "master_worker", "custom")
@@ -39,6 +39,7 @@ def check(manager: ClusterManager, params: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(made["env"], Mapping):
         raise TypeError(f"env must be a mapping, not {type(made['env']).__name__}")
     made["env"] = {str(name): str(value) for name, value in made["env"].items()}
+    made["tls"] = _tls.check(made["tls"], made["allow_plaintext"])
     if made["timeout"] is not None and not made["timeout"] > 0:
         raise ValueError(f"timeout must be a positive number of seconds, not {made['timeout']!r}")
     made["timeout"] = _config.worker_timeout() if made["timeout"] is None else float(made["timeout"])

@@ -38,7 +38,7 @@ class RemoteProcess:
     def __init__(self, session: Session, index: int) -> None:
         self.session = session
         self.index = index
-        self.address: tuple[int, str, bytes] | None = None
+        self.address: _address_lines.Address | None = None
         self.status: int | None = None
         self.abandoned = False
         self._streams: dict[bytes, _output.Stream] = {}

@@ -15,6 +15,7 @@ BASE_PARAMS: Mapping[str, Any] = {
     "env": {},
     "enable_threaded_blas": False,
     "timeout": None,
+    "tls": None,
     "allow_plaintext": False,
 }
 """The keywords that `addprocs` takes for every manager, with their defaults."""

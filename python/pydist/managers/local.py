@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any, ClassVar
 
-from .. import _core, _output, _session
+from .. import _core, _output, _session, _tls
 from .._errors import LaunchWorkerError
 from . import _forks
 from .base import ClusterManager, Launched, WorkerConfig
@@ -131,6 +131,7 @@ class LocalManager(ClusterManager):
             "timeout": params["timeout"],
             "topology": params["topology"],
             "lazy": params["lazy"],
+            "tls": files.paths() if (files := _tls.used()) else None,
         }
         return session.cookie_text().encode() + b"\n" + json.dumps(config).encode() + b"\n"
 

@@ -160,7 +160,7 @@ class SSHManager(ClusterManager):
             raise LaunchWorkerError("the worker did not tell its address in time", host=config.host)
         if process.address is None:
             raise LaunchWorkerError("the worker ended before it told its address", host=config.host)
-        port, address, inst = process.address
+        port, address, inst, tls = process.address
         config.port = port
         with host.limit:
             if host.tunnels is not None:
@@ -168,7 +168,7 @@ class SSHManager(ClusterManager):
             else:
                 names = [address, host.login.host] if host.may_dial_name else [address]
                 made = _dial(names, port, until, _launching.plaintext_allowed(pid))
-        return _address_lines.Dialled(made, inst, b"")
+        return _address_lines.Dialled(made, inst, b"", tls)
 
     def manage(self, pid: int, config: WorkerConfig, op: str) -> None:
         """Lets go of what is kept for a worker once it has left."""

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use pydist_proto::codec::Decoder;
 use pydist_proto::handshake::{
-    Acceptor, Assigner, Assignment, Authenticated, HANDSHAKE_DEADLINE_MS, Handshake, Initiator, Local,
-    PRE_AUTH_LIMIT, Secrets,
+    Assigner, Assignment, Authenticated, HANDSHAKE_DEADLINE_MS, HandshakeError, Local, PRE_AUTH_LIMIT,
+    Secrets,
 };
 use pydist_proto::ids::{HEAD, ProcId};
 use pydist_proto::message::Member;
 use pydist_proto::topology::Topology;
-use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::dialing::{Dial, Progress, progress};
@@ -21,11 +20,16 @@ use crate::inbox::Item;
 use crate::link::{Link, Reading};
 use crate::listener::Listener;
 use crate::node::{Arrival, Node, NodeError};
+use crate::opening::Opening;
+use crate::tls::Failure;
 
 /// Connections of one listener that may be in their handshake at once; the oldest gives way.
 const HALF_OPEN_MAX: usize = 64;
 /// A listener without descriptors left waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The first bytes of records of TLS that begin a connection, or refuse one.
+const TLS_ALERT: u8 = 0x15;
+const TLS_HANDSHAKE: u8 = 0x16;
 /// The time that a handshake has over a transport that Python makes, the making included.
 const TRANSPORT_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -113,14 +117,18 @@ impl Node {
         {
             self.fail_link(oldest, "too many connections are in their handshake");
         }
-        if let Ok(secrets) = self.secrets(listener.inst) {
-            let mut local = self.local();
-            if listener.admits {
-                local.assigner = Some(self.assigner(None));
-            }
-            let machine = Acceptor::new(local, &self.cookie.read(), secrets);
-            let _ = self.add_connection(fd, 0, token, machine.into(), handshake_time());
+        if let Err(error) = self.take_up(fd, token, listener) {
+            self.note(format!("a connection cannot be taken up: {error}"));
         }
+    }
+
+    fn take_up(&self, fd: OwnedFd, token: u64, listener: &Listener) -> Result<(), NodeError> {
+        let mut opening = self.opening(false, listener.inst)?;
+        if listener.admits {
+            opening.local.assigner = Some(self.assigner(None));
+        }
+        self.add_connection(fd, 0, token, opening, listener.is_tls, handshake_time())?;
+        Ok(())
     }
 
     /// Dials a process; the link queues messages until its handshake has ended.
@@ -131,7 +139,7 @@ impl Node {
         inst: [u8; 16],
     ) -> std::io::Result<Arc<Link>> {
         let (dial, fd) = Dial::start(addresses)?;
-        let machine = Initiator::new(self.local(), &self.cookie.read(), self.secrets(inst)?);
+        let opening = self.opening(true, inst)?;
         let mut links = self.links.write();
         if let Some(link) = links.get(&pid) {
             return Ok(link.clone());
@@ -139,7 +147,7 @@ impl Node {
         let deadline = dial.deadline;
         let reading = Reading::Dialling {
             dial: Box::new(dial),
-            machine: Box::new(machine.into()),
+            opening: Box::new(opening),
         };
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         let link = Arc::new(Link::new(token, fd, pid, 0, true, true, reading));
@@ -148,31 +156,30 @@ impl Node {
         Ok(link)
     }
 
-    /// Takes over a connected socket to a process that has no id yet, which is given `pid`.
-    pub fn attach_worker(&self, fd: OwnedFd, pid: ProcId, inst: [u8; 16]) -> Result<(), NodeError> {
-        let mut local = self.local();
-        local.assigner = Some(self.assigner(Some(pid)));
-        let machine = Initiator::new(local, &self.cookie.read(), self.secrets(inst)?);
-        self.take_over(fd, pid, machine.into(), TRANSPORT_PATIENCE)
+    /// Takes over a connected socket to a process that has no id yet, which is given `pid`; with TLS where `secured`.
+    pub fn attach_worker(
+        &self,
+        fd: OwnedFd,
+        pid: ProcId,
+        inst: [u8; 16],
+        secured: bool,
+    ) -> Result<(), NodeError> {
+        let mut opening = self.opening(true, inst)?;
+        opening.local.assigner = Some(self.assigner(Some(pid)));
+        self.take_over(fd, pid, opening, secured)
     }
 
     /// Takes over a connected socket at whose other end another process dials this one.
     pub fn attach_incoming(&self, fd: OwnedFd, inst: [u8; 16]) -> Result<(), NodeError> {
-        let machine = Acceptor::new(self.local(), &self.cookie.read(), self.secrets(inst)?);
-        self.take_over(fd, 0, machine.into(), TRANSPORT_PATIENCE)
+        self.take_over(fd, 0, self.opening(false, inst)?, false)
     }
 
-    fn take_over(
-        &self,
-        fd: OwnedFd,
-        pid: ProcId,
-        machine: Handshake,
-        patience: Duration,
-    ) -> Result<(), NodeError> {
+    fn take_over(&self, fd: OwnedFd, pid: ProcId, opening: Opening, secured: bool) -> Result<(), NodeError> {
         rustix::io::ioctl_fionbio(&fd, true).map_err(std::io::Error::from)?;
         crate::listener::tune(fd.as_fd())?;
         let mut links = self.links.write();
-        let link = self.add_connection(fd, pid, 0, machine, crate::sync::now() + patience)?;
+        let deadline = crate::sync::now() + TRANSPORT_PATIENCE;
+        let link = self.add_connection(fd, pid, 0, opening, secured, deadline)?;
         if pid != 0 {
             links.insert(pid, link);
         }
@@ -185,13 +192,13 @@ impl Node {
         let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::io::ioctl_fionbio(&theirs, false)?;
         let inst = self.config.transport_inst;
-        let machine = Initiator::new(self.local(), &self.cookie.read(), self.secrets(inst)?);
+        let opening = self.opening(true, inst)?;
         let mut links = self.links.write();
         if let Some(link) = links.get(&pid) {
             return Ok(link.clone());
         }
         let deadline = crate::sync::now() + TRANSPORT_PATIENCE;
-        let link = self.add_connection(ours, pid, 0, machine.into(), deadline)?;
+        let link = self.add_connection(ours, pid, 0, opening, false, deadline)?;
         links.insert(pid, link.clone());
         drop(links);
         self.push_item(Item::Connect(pid, theirs));
@@ -203,24 +210,75 @@ impl Node {
         fd: OwnedFd,
         peer: ProcId,
         listener: u64,
-        mut machine: Handshake,
+        opening: Opening,
+        secured: bool,
         deadline: Instant,
     ) -> std::io::Result<Arc<Link>> {
-        let dialled = matches!(machine, Handshake::Initiator(_));
-        let hello = machine.poll_output();
-        let reading = Reading::Handshake {
-            machine: Box::new(machine),
-            deadline,
-        };
+        let dialled = opening.initiates;
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         // Behind a socket that Python has made there may be a pump.
         let direct = listener != 0;
-        let link = Arc::new(Link::new(token, fd, peer, listener, dialled, direct, reading));
-        if let Some(hello) = hello {
-            link.send_raw(&hello);
-        }
+        let link = Arc::new(Link::new(
+            token,
+            fd,
+            peer,
+            listener,
+            dialled,
+            direct,
+            Reading::Closed,
+        ));
+        let begun = self.begin(&link, opening, secured, deadline);
+        *link.reading.lock() = begun.map_err(std::io::Error::other)?;
         self.watch_link(&link, deadline)?;
         Ok(link)
+    }
+
+    /// Begins the handshake of a connection that stands, or TLS before it.
+    fn begin(
+        &self,
+        link: &Link,
+        opening: Opening,
+        secured: bool,
+        deadline: Instant,
+    ) -> Result<Reading, String> {
+        if !secured {
+            return Ok(begin_handshake(link, opening, [0; 32], deadline));
+        }
+        let tls = self.tls().map_err(|error| error.to_string())?;
+        let session = if opening.initiates {
+            tls.connect()
+        } else {
+            tls.accept()
+        };
+        link.secure(session.map_err(|error| error.to_string())?);
+        Ok(Reading::Securing {
+            opening: Box::new(opening),
+            deadline,
+        })
+    }
+
+    /// Goes on agreeing on TLS; true once that is done, and the handshake has begun.
+    pub(crate) fn go_on_securing(&self, link: &Link, reading: &mut Reading) -> Result<bool, String> {
+        let binding = match link.agree() {
+            Ok(binding) => binding,
+            Err(Failure::Again) => return Ok(false),
+            Err(Failure::Interrupted) => return Ok(true),
+            Err(Failure::Broken(reason)) => return Err(reason),
+        };
+        let Reading::Securing { opening, deadline } = std::mem::replace(reading, Reading::Closed) else {
+            return Ok(true);
+        };
+        *reading = begin_handshake(link, *opening, binding, deadline);
+        Ok(true)
+    }
+
+    fn opening(&self, initiates: bool, inst: [u8; 16]) -> std::io::Result<Opening> {
+        Ok(Opening {
+            local: self.local(),
+            cookie: self.cookie.read().clone(),
+            secrets: self.secrets(inst)?,
+            initiates,
+        })
     }
 
     fn watch_link(&self, link: &Arc<Link>, deadline: Instant) -> std::io::Result<()> {
@@ -267,15 +325,11 @@ impl Node {
         let reason = match progress(link.fd()) {
             Progress::UnderWay => return Ok(false),
             Progress::Connected => {
-                let Reading::Dialling { mut machine, .. } = std::mem::replace(reading, Reading::Closed)
-                else {
+                let Reading::Dialling { dial, opening } = std::mem::replace(reading, Reading::Closed) else {
                     return Ok(true);
                 };
-                if let Some(hello) = machine.poll_output() {
-                    link.send_raw(&hello);
-                }
                 let deadline = handshake_time();
-                *reading = Reading::Handshake { machine, deadline };
+                *reading = self.begin(link, *opening, dial.is_tls(), deadline)?;
                 self.driver.arm(deadline);
                 return Ok(true);
             }
@@ -312,9 +366,9 @@ impl Node {
         let (n, file) = match link.receive(&mut buffer) {
             Ok((0, _)) => return Err("the connection ended in its handshake".to_owned()),
             Ok(received) => received,
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::INTR) => return Ok(true),
-            Err(error) => return Err(error.to_string()),
+            Err(Failure::Again) => return Ok(false),
+            Err(Failure::Interrupted) => return Ok(true),
+            Err(Failure::Broken(reason)) => return Err(reason),
         };
         let Reading::Handshake { machine, .. } = reading else {
             return Ok(true);
@@ -325,7 +379,7 @@ impl Node {
                 return Err("the connection broke in its handshake".to_owned());
             }
         }
-        let used = fed.map_err(|error| error.to_string())?;
+        let used = fed.map_err(|error| explain(&error, link, &buffer[..n]))?;
         if !machine.is_finished() {
             return Ok(true);
         }
@@ -454,6 +508,26 @@ impl Node {
             listeners.values().map(|l| l.fd().as_raw_fd()).collect()
         })
     }
+}
+
+fn begin_handshake(link: &Link, opening: Opening, binding: [u8; 32], deadline: Instant) -> Reading {
+    let mut machine = opening.begin(binding);
+    if let Some(hello) = machine.poll_output() {
+        link.send_raw(&hello);
+    }
+    Reading::Handshake {
+        machine: Box::new(machine),
+        deadline,
+    }
+}
+
+/// Says what is wrong, also where one end speaks TLS and the other does not.
+fn explain(error: &HandshakeError, link: &Link, received: &[u8]) -> String {
+    let is_record = matches!(received.first(), Some(&(TLS_ALERT | TLS_HANDSHAKE)));
+    if *error == HandshakeError::BadMagic && is_record && !link.is_secured() {
+        return "the other side speaks TLS, and this connection is without".to_owned();
+    }
+    error.to_string()
 }
 
 fn handshake_time() -> Instant {

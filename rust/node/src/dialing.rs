@@ -59,6 +59,11 @@ impl Dial {
         None
     }
 
+    /// The address that is being tried wants TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        Address::parse(&self.current).is_ok_and(|address| address.is_tls())
+    }
+
     /// Goes on to the next address; nothing where there is none.
     pub(crate) fn give_up_current(&mut self, reason: &str) -> Option<OwnedFd> {
         self.tried.push(format!("{}: {reason}", self.current));

@@ -7,7 +7,6 @@ use pydist_proto::codec::Decoder;
 use pydist_proto::ids::{HEAD, ProcId};
 use pydist_proto::machine::{Machine, Output};
 use pydist_proto::message::{Member, Message};
-use rustix::io::Errno;
 
 use crate::death::{Dying, STATUS_WAIT};
 use crate::inbox::Item;
@@ -16,6 +15,7 @@ use crate::liveness::WORD_OF_HEAD;
 use crate::node::{Arrival, Node, TELL_AFTER};
 use crate::poll::{Event, TIMER, WAKER};
 use crate::shared::Received;
+use crate::tls::Failure;
 use crate::waiter::Wake;
 
 /// The tokens of listening sockets begin here.
@@ -177,6 +177,11 @@ impl Node {
                     Ok(false) => return Read::Drained,
                     Err(reason) => return Read::Over(reason),
                 },
+                Reading::Securing { .. } => match self.go_on_securing(link, reading) {
+                    Ok(true) => {}
+                    Ok(false) => return Read::Drained,
+                    Err(reason) => return Read::Over(reason),
+                },
                 Reading::Handshake { .. } => match self.read_handshake(link, reading) {
                     Ok(true) => {}
                     Ok(false) => return Read::Drained,
@@ -211,9 +216,9 @@ impl Node {
             let (n, file) = match link.receive(spare) {
                 Ok((0, _)) => return Read::Over(link.end_reason()),
                 Ok(received) => received,
-                Err(Errno::AGAIN) => return Read::Drained,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Read::Over(Node::broken(error)),
+                Err(Failure::Again) => return Read::Drained,
+                Err(Failure::Interrupted) => continue,
+                Err(Failure::Broken(reason)) => return Read::Over(reason),
             };
             self.heard(link);
             self.bytes_received.fetch_add(n as u64, Ordering::Relaxed);
@@ -227,8 +232,10 @@ impl Node {
             if let Err(reason) = self.deliver_all(link, decoder) {
                 return Read::Over(reason);
             }
-            // A short read means that the socket is empty, unless it stopped at a descriptor or the end is to be seen.
-            if n < room && !attached && !link.hung_up.load(Ordering::SeqCst) {
+            // A short read means that the socket is empty, unless it stopped at a descriptor or at the end of a record, or
+            // the end is to be seen.
+            let stopped = attached || link.is_secured();
+            if n < room && !stopped && !link.hung_up.load(Ordering::SeqCst) {
                 return Read::Drained;
             }
             if enough() {

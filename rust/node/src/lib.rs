@@ -2,17 +2,20 @@
 
 mod connecting;
 mod cork;
+mod cursor;
 mod death;
 mod dialing;
 mod dispatch;
 mod driver;
 mod ending;
 pub mod inbox;
+mod interfaces;
 mod lanes;
 mod link;
 mod listener;
 mod liveness;
 mod node;
+mod opening;
 mod outgoing;
 mod parker;
 mod poll;
@@ -23,9 +26,12 @@ mod sending;
 mod shared;
 mod stacks;
 mod sync;
+mod tls;
 pub mod waiter;
 
+pub use interfaces::interface_addresses;
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
 pub use parker::Parked;
 pub use pydist_proto::liveness::Settings as Heartbeats;
 pub use sending::{CallFailed, Payload};
+pub use tls::{TlsError, TlsFiles};

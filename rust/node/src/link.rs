@@ -4,7 +4,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsi
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::sync::{Condvar, Mutex};
@@ -19,10 +19,13 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use crate::cursor::Cursor;
 use crate::dialing::Dial;
 use crate::node::Node;
+use crate::opening::Opening;
 use crate::outgoing::{Outgoing, Queue};
 use crate::shared::Shared;
+use crate::tls::{Failure, Session};
 
 /// Small messages queued beyond this make the sender of a call wait.
 pub(crate) const QUEUE_MAX: usize = 64 << 20;
@@ -31,7 +34,12 @@ pub(crate) const QUEUE_MAX: usize = 64 << 20;
 pub(crate) enum Reading {
     Dialling {
         dial: Box<Dial>,
-        machine: Box<Handshake>,
+        opening: Box<Opening>,
+    },
+    /// TLS is being agreed on.
+    Securing {
+        opening: Box<Opening>,
+        deadline: Instant,
     },
     Handshake {
         machine: Box<Handshake>,
@@ -53,7 +61,7 @@ impl Reading {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self {
             Reading::Dialling { dial, .. } => Some(dial.deadline),
-            Reading::Handshake { deadline, .. } => Some(*deadline),
+            Reading::Securing { deadline, .. } | Reading::Handshake { deadline, .. } => Some(*deadline),
             Reading::Open(_) | Reading::Closed => None,
         }
     }
@@ -75,6 +83,8 @@ pub(crate) struct Link {
     peer: AtomicU32,
     /// It is a Unix socket, which can carry descriptors.
     is_local: AtomicBool,
+    /// What encrypts it, where it is encrypted. Its lock is the last one taken, and is never held while anybody waits.
+    session: OnceLock<Mutex<Session>>,
     /// This side dialled.
     pub(crate) dialled: bool,
     /// The token of the listener that accepted it, or 0.
@@ -119,6 +129,7 @@ impl Link {
             fd,
             peer: AtomicU32::new(peer),
             is_local: AtomicBool::new(is_local),
+            session: OnceLock::new(),
             dialled,
             listener,
             reading: Mutex::new(reading),
@@ -162,6 +173,23 @@ impl Link {
         self.is_local.load(Ordering::SeqCst)
     }
 
+    /// Everything goes through a session of TLS from now on.
+    pub(crate) fn secure(&self, session: Session) {
+        let _ = self.session.set(Mutex::new(session));
+    }
+
+    pub(crate) fn is_secured(&self) -> bool {
+        self.session.get().is_some()
+    }
+
+    /// Goes on agreeing on TLS; returns the exporter value of the session once that is done.
+    pub(crate) fn agree(&self) -> Result<[u8; 32], Failure> {
+        match self.session.get() {
+            Some(session) => session.lock().agree(self.fd()),
+            None => Ok([0; 32]),
+        }
+    }
+
     pub(crate) fn peer(&self) -> ProcId {
         self.peer.load(Ordering::Relaxed)
     }
@@ -177,6 +205,9 @@ impl Link {
     /// The handshake has ended well: what has been queued is sent.
     pub(crate) fn opened(&self, peer: ProcId) {
         self.peer.store(peer, Ordering::Relaxed);
+        if let Some(session) = self.session.get() {
+            session.lock().trust();
+        }
         self.open.store(true, Ordering::Release);
         self.flush();
     }
@@ -184,6 +215,9 @@ impl Link {
     /// Marks the connection as closed and shuts the socket down; true the first time.
     pub(crate) fn close(&self) -> bool {
         let first = !self.closed.swap(true, Ordering::SeqCst);
+        if first && let Some(session) = self.session.get() {
+            session.lock().close(self.fd());
+        }
         let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
         self.room.notify_all();
         first
@@ -191,7 +225,7 @@ impl Link {
 
     /// Sends bytes of the handshake, which always fit into the socket's buffer.
     pub(crate) fn send_raw(&self, bytes: &[u8]) -> bool {
-        matches!(send_vectored(self.fd(), &[IoSlice::new(bytes)], None), Ok(n) if n == bytes.len())
+        matches!(self.write(&[IoSlice::new(bytes)], None), Ok(n) if n == bytes.len())
     }
 
     /// Sends a message whose memory the core owns; never waits. A small one that is to be held back is queued.
@@ -273,7 +307,10 @@ impl Link {
     }
 
     /// Reads bytes, and the descriptor that came with them.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Option<Came>), Errno> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Option<Came>), Failure> {
+        if let Some(session) = self.session.get() {
+            return Ok((session.lock().receive(self.fd(), buffer)?, None));
+        }
         if !self.is_local() {
             let (n, _) = rustix::net::recv(&self.fd, buffer, RecvFlags::DONTWAIT)?;
             return Ok((n, None));
@@ -369,10 +406,8 @@ impl Link {
 
     fn write_queue(&self, writer: &mut Queue) {
         let before = writer.owned_bytes();
-        let result = writer.write(
-            |slices, file| send_vectored(self.fd(), slices, file),
-            &self.bytes_sent,
-        );
+        let result = writer.write(|slices, file| self.write(slices, file), &self.bytes_sent);
+        let result = result.and_then(|()| self.send_encrypted());
         let written = before - writer.owned_bytes();
         if written > 0 {
             self.queued.fetch_sub(written, Ordering::Relaxed);
@@ -404,6 +439,25 @@ impl Link {
         self.flush_if_pending();
     }
 
+    /// Hands slices to the socket, through the session where there is one.
+    fn write(&self, slices: &[IoSlice<'_>], file: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
+        match self.session.get() {
+            Some(session) => session.lock().send(self.fd(), slices),
+            None => send_vectored(self.fd(), slices, file),
+        }
+    }
+
+    /// Writes what the session has encrypted already, as far as the socket takes it.
+    fn send_encrypted(&self) -> Result<(), Errno> {
+        let Some(session) = self.session.get() else {
+            return Ok(());
+        };
+        match session.lock().send_waiting(self.fd()) {
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            result => result,
+        }
+    }
+
     /// Streams borrowed segments chunk by chunk; between chunks others may write.
     fn send_chunks(
         &self,
@@ -412,11 +466,7 @@ impl Link {
         segments: &[&[u8]],
         signalled: &dyn Fn() -> bool,
     ) -> Result<(), SendError> {
-        let mut cursor = Cursor {
-            segments,
-            index: 0,
-            offset: 0,
-        };
+        let mut cursor = Cursor::new(segments);
         let mut left: usize = segments.iter().map(|s| s.len()).sum();
         let mut begun = false;
         while left > 0 {
@@ -497,7 +547,7 @@ impl Link {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
         let mut rest = slices.as_mut_slice();
         while !rest.is_empty() {
-            match send_vectored(self.fd(), rest, None) {
+            match self.write(rest, None) {
                 Ok(n) => {
                     self.bytes_sent.fetch_add(n as u64, Ordering::Relaxed);
                     IoSlice::advance_slices(&mut rest, n);
@@ -541,40 +591,11 @@ pub(crate) fn is_unix(fd: BorrowedFd<'_>) -> bool {
     rustix::net::getsockname(fd).is_ok_and(|name| name.address_family() == rustix::net::AddressFamily::UNIX)
 }
 
-/// A position in a list of segments.
-struct Cursor<'a> {
-    segments: &'a [&'a [u8]],
-    index: usize,
-    offset: usize,
-}
-
-impl<'a> Cursor<'a> {
-    /// Takes the next `len` bytes as slices.
-    fn take<'b>(&mut self, mut len: usize, out: &mut Vec<&'b [u8]>)
-    where
-        'a: 'b,
-    {
-        while len > 0 {
-            let segment = self.segments[self.index];
-            let n = len.min(segment.len() - self.offset);
-            if n > 0 {
-                out.push(&segment[self.offset..self.offset + n]);
-            }
-            len -= n;
-            self.offset += n;
-            if self.offset == segment.len() {
-                self.index += 1;
-                self.offset = 0;
-            }
-        }
-    }
-}
-
 /// The most slices that one system call takes.
 pub(crate) const SLICES_MAX: usize = 512;
 
 /// Writes slices; a descriptor goes with the first byte, unless nothing is written at all.
-fn send_vectored(
+pub(crate) fn send_vectored(
     fd: BorrowedFd<'_>,
     slices: &[IoSlice<'_>],
     file: Option<BorrowedFd<'_>>,

@@ -24,23 +24,30 @@ const UNACKNOWLEDGED_MAX: u32 = 30_000;
 pub(crate) enum Address {
     Unix(PathBuf),
     Tcp(SocketAddr),
+    /// TCP, with TLS on it.
+    Tls(SocketAddr),
 }
 
 impl Address {
-    /// Reads `unix:PATH` or `tcp:IP:PORT`.
+    /// Reads `unix:PATH`, `tcp:IP:PORT` or `tls:IP:PORT`.
     pub(crate) fn parse(text: &str) -> std::io::Result<Address> {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Address::Unix(path.into()));
         }
-        text.strip_prefix("tcp:")
-            .and_then(|part| part.parse().ok())
+        let ip_and_port = |scheme| text.strip_prefix(scheme).and_then(|part| part.parse().ok());
+        ip_and_port("tcp:")
             .map(Address::Tcp)
+            .or_else(|| ip_and_port("tls:").map(Address::Tls))
             .ok_or_else(|| {
                 std::io::Error::new(
                     std::io::ErrorKind::InvalidInput,
-                    format!("{text:?} is neither unix:PATH nor tcp:IP:PORT"),
+                    format!("{text:?} is none of unix:PATH, tcp:IP:PORT and tls:IP:PORT"),
                 )
             })
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Address::Tls(_))
     }
 
     /// Begins a connection; one over TCP may still be under way.
@@ -51,7 +58,7 @@ impl Address {
                 stream.set_nonblocking(true)?;
                 Ok(stream.into())
             }
-            Address::Tcp(address) => {
+            Address::Tcp(address) | Address::Tls(address) => {
                 let family = if address.is_ipv4() {
                     AddressFamily::INET
                 } else {
@@ -103,23 +110,31 @@ pub(crate) struct Listener {
     pub(crate) inst: [u8; 16],
     /// Who comes without an id is given one.
     pub(crate) admits: bool,
+    /// Who connects has to begin with TLS.
+    pub(crate) is_tls: bool,
     /// It is not watched while the process has no descriptors left.
     pub(crate) paused: AtomicBool,
 }
 
 impl Listener {
-    /// Binds `unix:PATH` or `tcp:IP:PORT`; returns the address that others dial.
+    /// Binds `unix:PATH`, `tcp:IP:PORT` or `tls:IP:PORT`; returns the address that others dial.
     pub(crate) fn bind(address: &str, inst: [u8; 16], admits: bool) -> std::io::Result<(Listener, String)> {
-        let (socket, bound) = match Address::parse(address)? {
+        let address_read = Address::parse(address)?;
+        let is_tls = address_read.is_tls();
+        let (socket, bound) = match address_read {
             Address::Unix(path) => {
                 let listener = UnixListener::bind(path)?;
                 listener.set_nonblocking(true)?;
                 (Socket::Unix(listener), address.to_owned())
             }
-            Address::Tcp(at) => {
+            Address::Tcp(at) | Address::Tls(at) => {
                 let listener = TcpListener::bind(at)?;
                 listener.set_nonblocking(true)?;
-                let bound = format!("tcp:{}", listener.local_addr()?);
+                let bound = format!(
+                    "{}:{}",
+                    if is_tls { "tls" } else { "tcp" },
+                    listener.local_addr()?
+                );
                 (Socket::Tcp(listener), bound)
             }
         };
@@ -128,6 +143,7 @@ impl Listener {
             socket,
             inst,
             admits,
+            is_tls,
             paused,
         };
         Ok((listener, bound))

@@ -22,6 +22,7 @@ use crate::listener::Listener;
 use crate::parker::Parked;
 use crate::shared::Sharing;
 use crate::stacks::Stacks;
+use crate::tls::{Key, Tls, TlsError, TlsFiles};
 use crate::waiter::Wake;
 
 /// What a process needs to know to start.
@@ -48,6 +49,8 @@ pub enum NodeError {
     Listen(String, std::io::Error),
     #[error("cannot connect to {0}: {1}")]
     Dial(String, std::io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -95,6 +98,8 @@ pub struct Node {
     /// The id of this process, 0 until the head has given it one.
     pub(crate) pid: AtomicU32,
     pub(crate) cookie: RwLock<Cookie>,
+    /// The key of TLS sessions.
+    tls_key: Mutex<Key>,
     pub(crate) cluster: Mutex<[u8; 16]>,
     pub(crate) topology: AtomicU8,
     /// The next id that the head gives.
@@ -171,6 +176,7 @@ impl Node {
             machine: Mutex::new(Machine::new(config.me.clone())),
             pid: AtomicU32::new(config.me.pid),
             cookie: RwLock::new(config.cookie.clone()),
+            tls_key: Mutex::default(),
             cluster: Mutex::new(config.cluster),
             topology: AtomicU8::new(config.topology.to_byte()),
             ids: Arc::new(AtomicU32::new(HEAD + 1)),
@@ -229,6 +235,15 @@ impl Node {
     /// Changes the secret, for connections that are made from now on.
     pub fn set_cookie(&self, cookie: Cookie) {
         *self.cookie.write() = cookie;
+    }
+
+    /// Has connections with TLS use the key and the authority of the user, in place of a key made in memory.
+    pub fn use_tls_files(&self, files: &TlsFiles) -> Result<(), NodeError> {
+        Ok(self.tls_key.lock().use_files(files)?)
+    }
+
+    pub(crate) fn tls(&self) -> Result<Arc<Tls>, TlsError> {
+        self.tls_key.lock().tls()
     }
 
     /// Python connects to workers that have no address from now on.

@@ -80,7 +80,7 @@ fn one_that_is_dialled_is_given_the_id_that_is_meant_for_it() {
         pid: 30,
         ..Member::default()
     });
-    head.attach_worker(socket.into(), 30, inst).unwrap();
+    head.attach_worker(socket.into(), 30, inst, false).unwrap();
     worker.wait_open(PATIENCE).unwrap();
     assert_eq!(worker.me(), 30);
     worker.announce_ready(address);

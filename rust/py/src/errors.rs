@@ -1,6 +1,6 @@
 //! The one place where failures of the core become exceptions of Python.
 
-use pydist_node::{CallFailed, NodeError};
+use pydist_node::{CallFailed, NodeError, TlsError};
 use pydist_proto::message::Status;
 use pydist_proto::record::Outcome;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
@@ -50,5 +50,8 @@ fn not_connected(py: Python<'_>, here: u32, there: u32) -> PyErr {
 }
 
 pub(crate) fn node_error(error: &NodeError) -> PyErr {
+    if let NodeError::Tls(TlsError::Content(_) | TlsError::InUse(_)) = error {
+        return PyValueError::new_err(error.to_string());
+    }
     PyOSError::new_err(error.to_string())
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pydist_node::{Config, Heartbeats, JoinError, Node};
+use pydist_node::{Config, Heartbeats, JoinError, Node, TlsFiles};
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::message::Member;
 use pydist_proto::topology::{Topology, Wiring};
@@ -192,11 +193,11 @@ pub(crate) fn close_listener(number: u64) -> PyResult<()> {
     Ok(())
 }
 
-/// Takes over the descriptor of a socket to a worker that has no id yet.
+/// Takes over the descriptor of a socket to a worker that has no id yet; with TLS on it where `secured`.
 #[pyfunction]
-pub(crate) fn attach_worker(fd: i32, pid: u32, inst: [u8; 16]) -> PyResult<()> {
+pub(crate) fn attach_worker(fd: i32, pid: u32, inst: [u8; 16], secured: bool) -> PyResult<()> {
     node()?
-        .attach_worker(own(fd), pid, inst)
+        .attach_worker(own(fd), pid, inst, secured)
         .map_err(|error| errors::node_error(&error))
 }
 
@@ -238,6 +239,21 @@ pub(crate) fn set_cookie(cookie: &[u8]) -> PyResult<()> {
     let cookie = Cookie::new(cookie).map_err(|error| PyValueError::new_err(error.to_string()))?;
     node()?.set_cookie(cookie);
     Ok(())
+}
+
+/// Has connections with TLS use the key and the authority in PEM files.
+#[pyfunction]
+pub(crate) fn use_tls_files(ca: PathBuf, cert: PathBuf, key: PathBuf) -> PyResult<()> {
+    node()?
+        .use_tls_files(&TlsFiles { ca, cert, key })
+        .map_err(|error| errors::node_error(&error))
+}
+
+/// The addresses of the interfaces that are up, without those that only this machine or one cable knows.
+#[pyfunction]
+pub(crate) fn interface_addresses() -> PyResult<Vec<String>> {
+    let found = pydist_node::interface_addresses()?;
+    Ok(found.iter().map(|ip| ip.to_string()).collect())
 }
 
 /// Python connects to workers that have no address from now on.
