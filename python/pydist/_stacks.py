@@ -193,7 +193,7 @@ def _coroutines() -> Iterator[tuple[tuple[int, int], list[FrameType]]]:
     """The calls that go on as coroutines, with the frames in which they are suspended."""
     loop = sys.modules.get(f"{__package__}._loop")
     # It may just be imported.
-    if not hasattr(loop, "_alive"):
+    if loop is None or not hasattr(loop, "_alive"):
         return
     for task in list(loop._alive):
         frames: list[FrameType] = []
