@@ -7,7 +7,19 @@ import threading
 import types
 from typing import Any
 
-from . import _batches, _channels, _config, _core, _free_workers, _interrupts, _lines, _log, _refs, _serialize
+from . import (
+    _batches,
+    _channels,
+    _config,
+    _core,
+    _free_workers,
+    _imports,
+    _interrupts,
+    _lines,
+    _log,
+    _refs,
+    _serialize,
+)
 from ._errors import ThreadLimitError, dump_exception
 from ._traceback_text import format_traceback
 
@@ -174,21 +186,20 @@ def _run_call(
 
 def _call(key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """Calls a function; what goes on as a coroutine is taken up before the call could miss an interrupt."""
-    running = None
+    running = value = None
     try:
         _interrupts.enter(key)
         try:
             value = f(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
-                from . import _loop
-
-                running = _loop.Running(key)
+                running = _imports.load("_loop").Running(key)
         finally:
             _interrupts.leave(key)
             _lines.end_call()
     except BaseException:
         if running is not None:
             running.discard()
+        if isinstance(value, types.CoroutineType):
             value.close()
         raise
     return value, running

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from . import _batches, _calls, _core, _elements, _plain, _refs, _serialize
+from . import _batches, _calls, _core, _elements, _plain, _refs, _serialize, _session
 from ._batches import Columns
 from ._errors import NoWorkersError, ProcessExitedException
 from ._functions import SentFunction
@@ -118,6 +118,7 @@ class Run:
             coming = self._team.is_coming()
             self._look()
             if self._schedule.needs_workers() and not coming:
+                _session.stay_at_exit()
                 raise NoWorkersError("every worker of the pool has gone")
         for key, outcome in self._queue.wait(self._patience()):
             self._take(key, outcome)

@@ -16,6 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pydist import _imports
 from pydist._plain import (
     ARRAYS,
     ATOMS,
@@ -69,6 +70,7 @@ class _State(threading.local):
 
 
 _state = _State()
+_run: Callable[[Any, bool], tuple[bytes, Pickler]] | None = None
 
 
 def note_ref(owner: int, whence: int, id: int, pin: Any = None) -> bool:
@@ -169,9 +171,10 @@ def dump(obj: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
 
 def _run_pickler(obj: Any, by_value: bool = True) -> tuple[bytes, Pickler]:
     # With it comes cloudpickle, which a process that makes calls by name alone has no use for.
-    from pydist._pickler import run
-
-    return run(obj, by_value)
+    global _run
+    if _run is None:
+        _run = _imports.load("_pickler").run
+    return _run(obj, by_value)
 
 
 @contextlib.contextmanager

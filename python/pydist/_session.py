@@ -14,6 +14,7 @@ from . import _config, _cookies, _core, _folders
 _lock = threading.Lock()
 _started = False
 _forked = False
+_leaving = False
 
 
 FOLDER_MAX = 80
@@ -228,9 +229,17 @@ def _after_fork() -> None:
     _core.after_fork_in_child()
 
 
+def stay_at_exit() -> None:
+    """Keeps threads but the main one from telling, while the process ends, that all workers have gone."""
+    while _leaving and threading.current_thread() is not threading.main_thread():
+        threading.Event().wait(3600)
+
+
 def _at_exit() -> None:
+    global _leaving
     if _forked:
         return
+    _leaving = True
     from . import _cluster
     from .managers import _forks
 

@@ -192,7 +192,8 @@ def _shown(value: Any) -> str:
 def _coroutines() -> Iterator[tuple[tuple[int, int], list[FrameType]]]:
     """The calls that go on as coroutines, with the frames in which they are suspended."""
     loop = sys.modules.get(f"{__package__}._loop")
-    if loop is None:
+    # It may just be imported.
+    if loop is None or not hasattr(loop, "_alive"):
         return
     for task in list(loop._alive):
         frames: list[FrameType] = []

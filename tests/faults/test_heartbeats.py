@@ -191,7 +191,7 @@ def test_f17_frozen_machine():
     with Script(CLUSTER.format(h=h, seconds=3.5)) as script:
         script.wait_for("ready")
         everyone = holders(script.token)
-        assert len(everyone) == 3
+        assert len(everyone) >= 3  # and the template of the workers, if it has not ended yet
         for pid in everyone:
             stop(pid)
         time.sleep(10 * h)  # the fault itself
