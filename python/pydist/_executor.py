@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _batches, _channels, _config, _core, _free_workers, _interrupts, _lines, _log, _refs, _serialize
 from ._errors import ThreadLimitError, dump_exception
 from ._traceback_text import format_traceback
 
+if TYPE_CHECKING:
+    from . import _loop
+
 _VALUE, _ERROR = 0, 1
 _DO = 2
-_NONE = _serialize.dumps(None)
 
 _threads = 0
 _threads_lock = threading.Lock()
@@ -76,7 +78,9 @@ def _step(executor: _core.Executor) -> bool:
         return False
     if lonely:
         _spawn()
-    if kind == "call":
+    if kind == "plain call":
+        _run_plain_call(executor, *what)
+    elif kind == "call":
         _run_call(executor, *what)
     elif kind == "local":
         _run_local(executor, what)
@@ -140,6 +144,35 @@ def _refuse_local(executor: _core.Executor, id: int) -> None:
         _refs.finish_local_call(call[0], None, _limit_error())
 
 
+def _run_plain_call(
+    executor: _core.Executor, key: tuple[int, int], mode: int, f: Any, args: tuple[Any, ...]
+) -> None:
+    try:
+        value, running = _call(executor, key, f, args, {})
+    except _NotWanted:
+        return
+    except BaseException as error:
+        del f, args
+        _answer_error(executor, key, mode, error)
+        return
+    del f, args
+    _answer(executor, key, mode, value, running)
+
+
+def _answer(
+    executor: _core.Executor, key: tuple[int, int], mode: int, value: Any, running: _loop.Running | None
+) -> None:
+    """Answers a call with what it has returned, once a coroutine that it returned has ended."""
+    if running is not None:
+        running.run(
+            value,
+            lambda result: _answer_value(executor, key, mode, result),
+            lambda error: _answer_error(executor, key, mode, error),
+        )
+        return
+    _answer_value(executor, key, mode, value)
+
+
 def _run_call(
     executor: _core.Executor, src: int, id: int, mode: int, data: Any, buffers: list[Any], hold: Any
 ) -> None:
@@ -153,31 +186,31 @@ def _run_call(
     # The caller of this function still has the list: the memory goes with the arguments alone.
     buffers.clear()
     del data, buffers, hold
-    if not executor.started(src, id):
-        return
     try:
-        value, running = _call(key, f, args, kwargs)
+        value, running = _call(executor, key, f, args, kwargs)
+    except _NotWanted:
+        return
     except BaseException as error:
         del f, args, kwargs
         _answer_error(executor, key, mode, error)
         return
     del f, args, kwargs
-    if running is not None:
-        running.run(
-            value,
-            lambda result: _answer_value(executor, key, mode, result),
-            lambda error: _answer_error(executor, key, mode, error),
-        )
-        return
-    _answer_value(executor, key, mode, value)
+    _answer(executor, key, mode, value, running)
 
 
-def _call(key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+class _NotWanted(BaseException):
+    """A call was cancelled before it began."""
+
+
+def _call(
+    executor: _core.Executor, key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
     """Calls a function; what goes on as a coroutine is taken up before the call could miss an interrupt."""
     running = None
     try:
-        _interrupts.enter(key)
         try:
+            if not _interrupts.enter(executor, key):
+                raise _NotWanted
             value = f(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
                 from . import _loop
@@ -196,10 +229,10 @@ def _call(key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str,
 
 def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, value: Any) -> None:
     try:
-        if type(value) is _batches.Dumped:
-            dumped = value.parts
-        else:
-            dumped = _NONE if value is None or mode == _DO else _serialize.dumps(value, root="result")
+        if executor.answer_plain(key, mode, value):
+            return
+        is_dumped = type(value) is _batches.Dumped
+        dumped = value.parts if is_dumped else _serialize.dumps(value, root="result")
         del value
         data, buffers, refs = dumped
         executor.answer(*key, mode, _VALUE, data, [b.raw() for b in buffers] if buffers else [], refs)
@@ -232,13 +265,15 @@ def print_error(error: BaseException) -> None:
 def _run_local(executor: _core.Executor, id: int) -> None:
     call = _refs.take_local_call(id)
     key = (_core.me(), id)
-    wanted = executor.started(*key)
-    if call is None or not wanted:
+    if call is None:
+        executor.started(*key)
         return
     future, f, args, kwargs = call
     del call
     try:
-        value, running = _call(key, f, args, kwargs)
+        value, running = _call(executor, key, f, args, kwargs)
+    except _NotWanted:
+        return
     except BaseException as error:
         del f, args, kwargs
         _refs.finish_local_call(future, None, error)

@@ -14,6 +14,7 @@ from . import _core
 Key = tuple[int, int]
 """A running call: the process that made it, and its number there."""
 
+_get_ident = threading.get_ident
 _running: dict[Key, int] = {}
 _tasks: dict[Key, Callable[[], None]] = {}
 _executors: dict[int, _core.Executor] = {}
@@ -39,13 +40,14 @@ def current() -> _core.Executor | None:
     return _executors.get(threading.get_ident())
 
 
-def enter(key: Key) -> None:
-    """A call starts on the calling thread."""
+def enter(executor: _core.Executor, key: Key) -> bool:
+    """A call starts on the calling thread; false where it was cancelled before."""
     global _main_call
-    thread = threading.get_ident()
-    _running[key] = thread
+    thread = _get_ident()
     if thread == _main:
         _main_call = key
+    # Nothing comes between this and the call itself, lest another one start first.
+    return executor.begin(_running, key, thread)
 
 
 def leave(key: Key) -> None:
@@ -61,11 +63,11 @@ def leave(key: Key) -> None:
 
 def _leave(key: Key) -> None:
     global _main_call
-    thread = threading.get_ident()
+    thread = _get_ident()
     _running.pop(key, None)
     if thread == _main:
         _main_call = None
-    if key in _interrupted:
+    if _interrupted and key in _interrupted:
         if thread != _main:
             _core.forget_exception(thread)
         executor = _executors.get(thread)

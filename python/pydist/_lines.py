@@ -106,4 +106,5 @@ def install(stream: TextIO) -> LineStream:
 def end_call() -> None:
     """A call has ended on this thread: so do the lines that it has begun."""
     for stream in _installed:
-        stream.end_line()
+        if stream._begun or stream._unfinished is not None:
+            stream.end_line()

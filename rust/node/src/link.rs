@@ -174,6 +174,11 @@ impl Link {
         self.queued.load(Ordering::Relaxed)
     }
 
+    /// Whether the sender of a small message need not wait.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queued_bytes() <= QUEUE_MAX
+    }
+
     /// The handshake has ended well: what has been queued is sent.
     pub(crate) fn opened(&self, peer: ProcId) {
         self.peer.store(peer, Ordering::Relaxed);
@@ -213,19 +218,22 @@ impl Link {
 
     /// Sends a message whose segments lie in memory of the caller; returns once they are not needed any more.
     ///
-    /// A small one that is to be held back is queued. Waits for room where the peer reads too slowly; `signalled` is asked now and then whether to give up.
+    /// A small one that is to be held back is queued. Waits for room where the peer reads too slowly; `signalled` is asked
+    /// now and then whether to give up; without it, a small message does not wait.
     pub(crate) fn send_borrowed(
         &self,
         header: Header,
         segments: &[&[u8]],
         refs: &[RemoteRef],
-        signalled: &dyn Fn() -> bool,
+        signalled: Option<&dyn Fn() -> bool>,
         hold: bool,
     ) -> Result<(), SendError> {
         let total: usize = segments.iter().map(|s| s.len()).sum();
         let lengths = segments.iter().map(|s| s.len());
         if total <= INLINE_MAX {
-            self.await_room(signalled)?;
+            if let Some(signalled) = signalled {
+                self.await_room(signalled)?;
+            }
             let mut bytes = frame::encode_head(header, lengths, refs, None);
             segments.iter().for_each(|s| bytes.extend_from_slice(s));
             self.enqueue(Outgoing::bytes(bytes), hold);
@@ -235,6 +243,7 @@ impl Link {
                 Ok(())
             };
         }
+        let signalled = signalled.unwrap_or(&|| false);
         let _bulk = loop {
             match self.bulk.try_lock_for(Duration::from_millis(20)) {
                 Some(guard) => break guard,
@@ -303,7 +312,7 @@ impl Link {
     }
 
     pub(crate) fn await_room(&self, signalled: &dyn Fn() -> bool) -> Result<(), SendError> {
-        while self.queued_bytes() > QUEUE_MAX {
+        while !self.has_room() {
             if self.is_closed() {
                 return Err(SendError::Closed);
             }
