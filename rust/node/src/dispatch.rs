@@ -161,7 +161,7 @@ impl Node {
             drop(reading);
             match read {
                 Read::Over(reason) => return self.fail_link(link, &reason),
-                Read::Left => return self.driver.rearm(link.fd(), link.token),
+                Read::Left => return link.rearm(),
                 Read::Drained if !link.again.load(Ordering::SeqCst) => return,
                 Read::Drained => {}
             }

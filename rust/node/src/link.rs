@@ -4,7 +4,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsi
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::sync::{Condvar, Mutex};
@@ -22,6 +22,7 @@ use rustix::net::{
 use crate::dialing::Dial;
 use crate::node::Node;
 use crate::outgoing::{Outgoing, Queue};
+use crate::poll::Poll;
 use crate::shared::Shared;
 
 /// Small messages queued beyond this make the sender of a call wait.
@@ -92,6 +93,12 @@ pub(crate) struct Link {
     queued: AtomicUsize,
     room: Condvar,
     room_lock: Mutex<()>,
+    poll: OnceLock<Arc<Poll>>,
+    /// It is watched for room in the socket too, as something waits to be written or it is not open yet. Otherwise
+    /// it is not, since each message that the peer reads would wake whoever waits. Set with the writer held.
+    wants_room: AtomicBool,
+    /// Held by who tells the poll what is watched for.
+    interest: Mutex<()>,
     next_stream: AtomicU16,
     /// Held by who streams borrowed memory: the peer allows few messages under way at once.
     bulk: Mutex<()>,
@@ -131,6 +138,9 @@ impl Link {
             queued: AtomicUsize::new(0),
             room: Condvar::new(),
             room_lock: Mutex::new(()),
+            poll: OnceLock::new(),
+            wants_room: AtomicBool::new(true),
+            interest: Mutex::new(()),
             next_stream: AtomicU16::new(1),
             bulk: Mutex::new(()),
             bytes_sent: AtomicU64::new(0),
@@ -155,6 +165,30 @@ impl Link {
         }
         self.is_local.store(is_unix(self.fd()), Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Tells which poll watches the connection, for reading and for room to write at first.
+    pub(crate) fn watched_by(&self, poll: Arc<Poll>) {
+        let _ = self.poll.set(poll);
+    }
+
+    /// Has the connection reported again if there is something to read.
+    pub(crate) fn rearm(&self) {
+        if let Some(poll) = self.poll.get() {
+            let _interest = self.interest.lock();
+            poll.rearm(self.fd(), self.token, self.wants_room.load(Ordering::SeqCst));
+        }
+    }
+
+    /// Has the connection watched for room as long as something waits for it; the caller holds the writer.
+    fn watch_for_room(&self, wanted: bool) {
+        if self.wants_room.load(Ordering::Relaxed) != wanted
+            && let Some(poll) = self.poll.get()
+        {
+            let _interest = self.interest.lock();
+            self.wants_room.store(wanted, Ordering::SeqCst);
+            poll.rearm(self.fd(), self.token, wanted);
+        }
     }
 
     /// The peer is at the other end of a Unix socket itself, so that descriptors can be passed to it.
@@ -392,6 +426,7 @@ impl Link {
             // The reader sees the end of the connection and reports it.
             let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
         }
+        self.watch_for_room(!writer.is_idle());
     }
 
     /// Writes a frame, unless others are under way.
