@@ -59,10 +59,9 @@ def _thread() -> None:
 def run(*, stays: bool) -> None:
     """Runs calls on this thread until the process ends; without `stays`, until too many threads are idle."""
     try:
-        executor = _core.Executor(stays)
+        executor = _interrupts.register(stays=stays)
     except RuntimeError:
         return
-    _interrupts.register(executor)
     try:
         # The signal to leave may have come where all that is raised is caught.
         while not _interrupts.leaving() and _step(executor):
@@ -147,16 +146,28 @@ def _refuse_local(executor: _core.Executor, id: int) -> None:
 def _run_plain_call(
     executor: _core.Executor, key: tuple[int, int], mode: int, f: Any, args: tuple[Any, ...]
 ) -> None:
+    """Does what `_run_call` does, in one function, for a call that the core has unpickled."""
+    running = None
     try:
-        value, running = _call(executor, key, f, args, {})
-    except _NotWanted:
-        return
+        try:
+            if not executor.begin(key):
+                return
+            value = f(*args)
+            if value is not None and isinstance(value, types.CoroutineType):
+                running = _take_up(key, value)
+        finally:
+            executor.end(key)
+            if _lines.begun:
+                _lines.end_call()
     except BaseException as error:
         del f, args
+        if running is not None:
+            _discard(running, value)
         _answer_error(executor, key, mode, error)
         return
     del f, args
-    _answer(executor, key, mode, value, running)
+    if running is not None or not executor.answer_plain(key, mode, value):
+        _answer(executor, key, mode, value, running)
 
 
 def _answer(
@@ -209,22 +220,37 @@ def _call(
     running = None
     try:
         try:
-            if not _interrupts.enter(executor, key):
+            # Nothing comes between this and the call itself, lest another one start first.
+            if not executor.begin(key):
                 raise _NotWanted
             value = f(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
-                from . import _loop
-
-                running = _loop.Running(key)
+                running = _take_up(key, value)
         finally:
-            _interrupts.leave(key)
-            _lines.end_call()
+            executor.end(key)
+            if _lines.begun:
+                _lines.end_call()
     except BaseException:
         if running is not None:
-            running.discard()
-            value.close()
+            _discard(running, value)
         raise
     return value, running
+
+
+def _discard(running: _loop.Running, coroutine: Any) -> None:
+    running.discard()
+    coroutine.close()
+
+
+def _take_up(key: tuple[int, int], coroutine: Any) -> _loop.Running:
+    """Takes up a call that goes on as a coroutine."""
+    from . import _loop
+
+    try:
+        return _loop.Running(key)
+    except BaseException:
+        coroutine.close()
+        raise
 
 
 def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, value: Any) -> None:

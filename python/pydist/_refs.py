@@ -310,7 +310,9 @@ def _item(future: Future, index: Any) -> Any:
 def wrap(ref: _core.Ref) -> Future:
     """The future of a handle that the core has just made."""
     future = Future.__new__(Future)
-    future._init(ref)
+    future._ref = ref
+    future._done = future._exported = False
+    future._raw = None
     return future
 
 

@@ -58,6 +58,7 @@ impl Node {
                     }
                     link.flush();
                     self.read_link(&link, enough);
+                    self.uncork_calls();
                 }
             }
         }

@@ -80,7 +80,7 @@ impl Node {
     pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
         self.keep_up();
         let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
-        self.send_payload(pid, Header::call(id.id, CallMode::Future), payload)
+        self.bursting(|| self.send_payload(pid, Header::call(id.id, CallMode::Future), payload))
             .inspect_err(|_| self.with_machine(|machine| machine.release(id)))?;
         Ok(id)
     }
@@ -88,7 +88,7 @@ impl Node {
     /// Calls without an answer.
     pub fn call_do(&self, pid: ProcId, payload: Payload<'_>) -> Result<(), CallFailed> {
         let id = self.with_machine(|machine| machine.open_do(pid, payload.refs))?;
-        self.send_payload(pid, Header::call(id, CallMode::Do), payload)
+        self.bursting(|| self.send_payload(pid, Header::call(id, CallMode::Do), payload))
     }
 
     fn send_payload(&self, pid: ProcId, header: Header, payload: Payload<'_>) -> Result<(), CallFailed> {

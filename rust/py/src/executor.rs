@@ -10,7 +10,7 @@ use pydist_proto::message::{CallMode, Status};
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PySet, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
 use crate::calls::{sending, small};
@@ -26,15 +26,33 @@ use crate::waiting::{Ended, deadline, set_executor, wait_quietly};
 #[pyclass(frozen, module = "pydist._core")]
 pub(crate) struct Executor {
     inner: Arc<inbox::Executor>,
+    /// The calls that run in this process, each with its thread.
+    running: Py<PyDict>,
+    /// Those of them that an interrupt was sent to.
+    interrupted: Py<PySet>,
+    thread: u64,
+    is_main: bool,
 }
 
 #[pymethods]
 impl Executor {
     #[new]
-    fn new(stays: bool) -> PyResult<Executor> {
+    fn new(
+        stays: bool,
+        running: Py<PyDict>,
+        interrupted: Py<PySet>,
+        thread: u64,
+        is_main: bool,
+    ) -> PyResult<Executor> {
         let inner = node()?.register_executor(stays);
         set_executor(Some(inner.clone()));
-        Ok(Executor { inner })
+        Ok(Executor {
+            inner,
+            running,
+            interrupted,
+            thread,
+            is_main,
+        })
     }
 
     /// Sleeps as `time.sleep` does; an interrupt of the call ends it, and other calls run meanwhile.
@@ -52,11 +70,6 @@ impl Executor {
     fn nudge(&self) -> PyResult<()> {
         node()?.nudge_executor(&self.inner);
         Ok(())
-    }
-
-    /// Forgets an interrupt that came too late for its call.
-    fn forget_interrupt(&self) {
-        self.inner.take_interrupt();
     }
 
     /// The thread runs no more calls.
@@ -146,15 +159,27 @@ impl Executor {
     }
 
     /// Does what `started` does, and notes the call among those that run.
-    fn begin(
-        &self,
-        running: &Bound<'_, PyDict>,
-        key: &Bound<'_, PyTuple>,
-        thread: &Bound<'_, PyAny>,
-    ) -> PyResult<bool> {
-        running.set_item(key, thread)?;
+    fn begin(&self, key: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        self.running.bind(key.py()).set_item(key, self.thread)?;
         let (src, id) = key.extract()?;
         self.started(src, id)
+    }
+
+    /// A call that `begin` was told of has ended: an interrupt that comes now is not for what the thread does next.
+    fn end(&self, key: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let py = key.py();
+        let running = self.running.bind(py);
+        if running.contains(key)? {
+            running.del_item(key)?;
+        }
+        let interrupted = self.interrupted.bind(py);
+        if !interrupted.is_empty() && interrupted.discard(key)? {
+            if !self.is_main {
+                forget_exception(self.thread);
+            }
+            self.inner.take_interrupt();
+        }
+        Ok(())
     }
 
     /// The call that was taken has been unpickled and starts; false where it was cancelled.
