@@ -66,7 +66,6 @@ class Ref:
 def know_names(
     sent: dict[Any, tuple[str, str, bytes]],
     found: dict[bytes, tuple[str, str, Any]],
-    by_value: set[str],
     types: list[type],
 ) -> None: ...
 def plain_future(f: Any, place: Any, args: tuple[Any, ...]) -> Ref | None: ...

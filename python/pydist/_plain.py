@@ -12,8 +12,6 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped, unused-ignore]
-
 from pydist import _core
 from pydist._reducers import by_name, registered_by_value
 
@@ -110,10 +108,8 @@ def name_opcodes(f: Any) -> bytes | None:
 _SHORT = b"\x80\x05" + pickle.SHORT_BINUNICODE
 _found: dict[bytes, tuple[str, str, Any]] = {}
 
-_by_value: Any = getattr(cloudpickle.cloudpickle, "_PICKLE_BY_VALUE_MODULES", None)
-if type(_by_value) is set:
-    # Calls of what is in these tables, with small plain arguments, are pickled and unpickled by the core.
-    _core.know_names(_names, _found, _by_value, [types.FunctionType, types.BuiltinFunctionType, type])
+# Calls of what is in these tables, with small plain arguments, are pickled and unpickled by the core.
+_core.know_names(_names, _found, [types.FunctionType, types.BuiltinFunctionType, type])
 
 
 def load_named(data: Any) -> tuple[Any, Any, Any] | None:

@@ -1,6 +1,7 @@
 //! Calls of functions that go by their names with small plain arguments: most of what many short calls need.
 
 use pydist_proto::body::Body;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PySet, PyTuple, PyType};
@@ -15,40 +16,49 @@ struct Names {
     sent: Py<PyDict>,
     /// For the opcodes of each function that was called here: its module, its name, and the function.
     found: Py<PyDict>,
-    /// The modules whose functions are sent by value.
-    by_value: Py<PySet>,
     /// The types of what goes by its name.
     types: [Py<PyType>; 3],
 }
 
 /// Tells the tables of functions that go by their names.
 #[pyfunction]
-pub(crate) fn know_names(
-    py: Python<'_>,
-    sent: Py<PyDict>,
-    found: Py<PyDict>,
-    by_value: Py<PySet>,
-    types: [Py<PyType>; 3],
-) {
+pub(crate) fn know_names(py: Python<'_>, sent: Py<PyDict>, found: Py<PyDict>, types: [Py<PyType>; 3]) {
     // The tables are those of a module, which is loaded once.
-    let _ = NAMES.set(
-        py,
-        Names {
-            sent,
-            found,
-            by_value,
-            types,
-        },
-    );
+    let _ = NAMES.set(py, Names { sent, found, types });
+}
+
+/// The modules that are loaded.
+fn modules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    // SAFETY: the interpreter is held, and the dictionary of modules, which is borrowed, lives as long as it does
+    // (tests/cluster/test_plain_calls.py).
+    let modules = unsafe { Bound::from_borrowed_ptr(py, pyo3::ffi::PyImport_GetModuleDict()) };
+    Ok(modules.cast_into()?)
+}
+
+/// Whether no module is registered with cloudpickle, which is imported when it is needed first.
+fn nothing_goes_by_value(py: Python<'_>) -> PyResult<bool> {
+    static REGISTERED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let registered = match REGISTERED.get(py) {
+        Some(registered) => registered.bind(py).clone(),
+        None => {
+            let Some(cloudpickle) = modules(py)?.get_item(intern!(py, "cloudpickle.cloudpickle"))? else {
+                return Ok(true);
+            };
+            let Ok(registered) = cloudpickle.getattr(intern!(py, "_PICKLE_BY_VALUE_MODULES")) else {
+                return Ok(false);
+            };
+            REGISTERED
+                .get_or_init(py, || registered.unbind())
+                .bind(py)
+                .clone()
+        }
+    };
+    Ok(registered.cast::<PySet>().is_ok_and(|modules| modules.is_empty()))
 }
 
 /// Whether a module still has an object under a name.
 fn is_still(module: &Bound<'_, PyAny>, name: &Bound<'_, PyAny>, object: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = object.py();
-    // SAFETY: the interpreter is held, and the dictionary of modules, which is borrowed, lives as long as it does
-    // (tests/cluster/test_plain_calls.py).
-    let modules = unsafe { Bound::from_borrowed_ptr(py, pyo3::ffi::PyImport_GetModuleDict()) };
-    let Some(module) = modules.cast::<PyDict>()?.get_item(module)? else {
+    let Some(module) = modules(object.py())?.get_item(module)? else {
         return Ok(false);
     };
     Ok(module
@@ -61,7 +71,7 @@ impl Names {
     fn opcodes<'py>(&self, f: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let py = f.py();
         let class = f.get_type();
-        if !self.types.iter().any(|known| class.is(known)) || !self.by_value.bind(py).is_empty() {
+        if !self.types.iter().any(|known| class.is(known)) || !nothing_goes_by_value(py)? {
             return Ok(None);
         }
         let Some(known) = self.sent.bind(py).get_item(f)? else {
