@@ -95,6 +95,10 @@ def remotecall(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) 
     >>> d.remotecall(pow, d.workers()[0], 2, 5).fetch()
     32
     """
+    if not kwargs:
+        ref = _core.plain_future(f, where, args)
+        if ref is not None:
+            return _sync.note(_refs.wrap(ref))
     return _sync.note(_remotecall(f, where, args, kwargs))
 
 
@@ -155,6 +159,11 @@ def remotecall_fetch(f: Callable[..., T], where: Any, /, *args: Any, **kwargs: A
     >>> d.remotecall_fetch(sorted, d.workers()[0], [3, 1, 2], reverse=True)
     [3, 2, 1]
     """
+    if not kwargs:
+        answer = _core.plain_fetch(f, where, args)
+        if answer is not None:
+            got: T = answer[0] if type(answer) is tuple else _value_of(answer)  # type: ignore[arg-type]
+            return got
     if _is_pool(where):
         fetched: T = _pool_calls.remotecall_fetch(f, where, args, kwargs)
         return fetched
@@ -163,10 +172,13 @@ def remotecall_fetch(f: Callable[..., T], where: Any, /, *args: Any, **kwargs: A
         _check_callable(f)
         here: T = _refs.call_here(f, args, kwargs).fetch()
         return here
-    outcome = _send(_core.call_fetch, pid, f, args, kwargs)
+    value: T = _value_of(_send(_core.call_fetch, pid, f, args, kwargs))
+    return value
+
+
+def _value_of(outcome: _core.Outcome) -> Any:
     if outcome.status == _refs.VALUE:
-        value: T = _serialize.loads(outcome.data, outcome.buffers)
-        return value
+        return _serialize.loads(outcome.data, outcome.buffers)
     raise _refs.error_of(outcome)
 
 
@@ -219,6 +231,8 @@ def remote_do(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) -
     >>> import pydist as d
     >>> d.remote_do(len, d.workers()[0], "abc")
     """
+    if not kwargs and _core.plain_do(f, where, args):
+        return
     if _is_pool(where):
         _pool_calls.remote_do(f, where, args, kwargs)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import (
     _batches,
@@ -23,9 +23,11 @@ from . import (
 from ._errors import ThreadLimitError, dump_exception
 from ._traceback_text import format_traceback
 
+if TYPE_CHECKING:
+    from . import _loop
+
 _VALUE, _ERROR = 0, 1
 _DO = 2
-_NONE = _serialize.dumps(None)
 
 _threads = 0
 _threads_lock = threading.Lock()
@@ -69,10 +71,9 @@ def _thread() -> None:
 def run(*, stays: bool) -> None:
     """Runs calls on this thread until the process ends; without `stays`, until too many threads are idle."""
     try:
-        executor = _core.Executor(stays)
+        executor = _interrupts.register(stays=stays)
     except RuntimeError:
         return
-    _interrupts.register(executor)
     try:
         # The signal to leave may have come where all that is raised is caught.
         while not _interrupts.leaving() and _step(executor):
@@ -88,7 +89,9 @@ def _step(executor: _core.Executor) -> bool:
         return False
     if lonely:
         _spawn()
-    if kind == "call":
+    if kind == "plain call":
+        _run_plain_call(executor, *what)
+    elif kind == "call":
         _run_call(executor, *what)
     elif kind == "local":
         _run_local(executor, what)
@@ -152,6 +155,46 @@ def _refuse_local(executor: _core.Executor, id: int) -> None:
         _refs.finish_local_call(call[0], None, _limit_error())
 
 
+def _run_plain_call(
+    executor: _core.Executor, key: tuple[int, int], mode: int, f: Any, args: tuple[Any, ...]
+) -> None:
+    """Does what `_run_call` does, in one function, for a call that the core has unpickled."""
+    running = value = None
+    try:
+        try:
+            if not executor.begin(key):
+                return
+            value = f(*args)
+            if value is not None and isinstance(value, types.CoroutineType):
+                running = _take_up(key)
+        finally:
+            executor.end(key)
+            if _lines.begun:
+                _lines.end_call()
+    except BaseException as error:
+        del f, args
+        _discard(running, value)
+        _answer_error(executor, key, mode, error)
+        return
+    del f, args
+    if running is not None or not executor.answer_plain(key, mode, value):
+        _answer(executor, key, mode, value, running)
+
+
+def _answer(
+    executor: _core.Executor, key: tuple[int, int], mode: int, value: Any, running: _loop.Running | None
+) -> None:
+    """Answers a call with what it has returned, once a coroutine that it returned has ended."""
+    if running is not None:
+        running.run(
+            value,
+            lambda result: _answer_value(executor, key, mode, result),
+            lambda error: _answer_error(executor, key, mode, error),
+        )
+        return
+    _answer_value(executor, key, mode, value)
+
+
 def _run_call(
     executor: _core.Executor, src: int, id: int, mode: int, data: Any, buffers: list[Any], hold: Any
 ) -> None:
@@ -165,52 +208,65 @@ def _run_call(
     # The caller of this function still has the list: the memory goes with the arguments alone.
     buffers.clear()
     del data, buffers, hold
-    if not executor.started(src, id):
-        return
     try:
-        value, running = _call(key, f, args, kwargs)
+        value, running = _call(executor, key, f, args, kwargs)
+    except _NotWanted:
+        return
     except BaseException as error:
         del f, args, kwargs
         _answer_error(executor, key, mode, error)
         return
     del f, args, kwargs
-    if running is not None:
-        running.run(
-            value,
-            lambda result: _answer_value(executor, key, mode, result),
-            lambda error: _answer_error(executor, key, mode, error),
-        )
-        return
-    _answer_value(executor, key, mode, value)
+    _answer(executor, key, mode, value, running)
 
 
-def _call(key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+class _NotWanted(BaseException):
+    """A call was cancelled before it began."""
+
+
+def _call(
+    executor: _core.Executor, key: tuple[int, int], f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
     """Calls a function; what goes on as a coroutine is taken up before the call could miss an interrupt."""
     running = value = None
     try:
-        _interrupts.enter(key)
         try:
+            # Nothing comes between this and the call itself, lest another one start first.
+            if not executor.begin(key):
+                raise _NotWanted
             value = f(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
-                running = _imports.load("_loop").Running(key)
+                running = _take_up(key)
         finally:
-            _interrupts.leave(key)
-            _lines.end_call()
+            executor.end(key)
+            if _lines.begun:
+                _lines.end_call()
     except BaseException:
-        if running is not None:
-            running.discard()
-        if isinstance(value, types.CoroutineType):
-            value.close()
+        _discard(running, value)
         raise
     return value, running
 
 
+def _take_up(key: tuple[int, int]) -> _loop.Running:
+    """Takes up a call that goes on as a coroutine."""
+    running: _loop.Running = _imports.load("_loop").Running(key)
+    return running
+
+
+def _discard(running: _loop.Running | None, value: Any) -> None:
+    """Lets go of a coroutine that is not to go on."""
+    if running is not None:
+        running.discard()
+    if isinstance(value, types.CoroutineType):
+        value.close()
+
+
 def _answer_value(executor: _core.Executor, key: tuple[int, int], mode: int, value: Any) -> None:
     try:
-        if type(value) is _batches.Dumped:
-            dumped = value.parts
-        else:
-            dumped = _NONE if value is None or mode == _DO else _serialize.dumps(value, root="result")
+        if executor.answer_plain(key, mode, value):
+            return
+        is_dumped = type(value) is _batches.Dumped
+        dumped = value.parts if is_dumped else _serialize.dumps(value, root="result")
         del value
         data, buffers, refs = dumped
         executor.answer(*key, mode, _VALUE, data, [b.raw() for b in buffers] if buffers else [], refs)
@@ -243,13 +299,15 @@ def print_error(error: BaseException) -> None:
 def _run_local(executor: _core.Executor, id: int) -> None:
     call = _refs.take_local_call(id)
     key = (_core.me(), id)
-    wanted = executor.started(*key)
-    if call is None or not wanted:
+    if call is None:
+        executor.started(*key)
         return
     future, f, args, kwargs = call
     del call
     try:
-        value, running = _call(key, f, args, kwargs)
+        value, running = _call(executor, key, f, args, kwargs)
+    except _NotWanted:
+        return
     except BaseException as error:
         del f, args, kwargs
         _refs.finish_local_call(future, None, error)

@@ -19,14 +19,16 @@ _tasks: dict[Key, Callable[[], None]] = {}
 _executors: dict[int, _core.Executor] = {}
 _interrupted: set[Key] = set()
 _main = threading.main_thread().ident
-_main_call: Key | None = None
 _main_target: Key | None = None
 _leave_now = False
 
 
-def register(executor: _core.Executor) -> None:
-    """Takes up the calling thread as one that runs calls."""
-    _executors[threading.get_ident()] = executor
+def register(*, stays: bool) -> _core.Executor:
+    """Takes up the calling thread as one that runs calls; it begins and ends them."""
+    thread = threading.get_ident()
+    executor = _core.Executor(stays, _running, _interrupted, thread, thread == _main)
+    _executors[thread] = executor
+    return executor
 
 
 def unregister() -> None:
@@ -37,41 +39,6 @@ def unregister() -> None:
 def current() -> _core.Executor | None:
     """The executor that the calling thread is, if it is one."""
     return _executors.get(threading.get_ident())
-
-
-def enter(key: Key) -> None:
-    """A call starts on the calling thread."""
-    global _main_call
-    thread = threading.get_ident()
-    _running[key] = thread
-    if thread == _main:
-        _main_call = key
-
-
-def leave(key: Key) -> None:
-    """A call has ended: an interrupt that comes now is not for what the thread does next."""
-    while True:
-        try:
-            _leave(key)
-        except KeyboardInterrupt:
-            # It came too late for the call, whose end is to be noted all the same.
-            continue
-        return
-
-
-def _leave(key: Key) -> None:
-    global _main_call
-    thread = threading.get_ident()
-    _running.pop(key, None)
-    if thread == _main:
-        _main_call = None
-    if key in _interrupted:
-        if thread != _main:
-            _core.forget_exception(thread)
-        executor = _executors.get(thread)
-        if executor is not None:
-            executor.forget_interrupt()
-        _interrupted.discard(key)
 
 
 def enter_task(key: Key, cancel: Callable[[], None]) -> None:
@@ -135,7 +102,7 @@ def _handle(signum: int, frame: FrameType | None) -> Any:
     if _leave_now:
         raise SystemExit(0)
     target, _main_target = _main_target, None
-    if target is not None and target == _main_call:
+    if target is not None and _running.get(target) == _main:
         raise KeyboardInterrupt
 
 

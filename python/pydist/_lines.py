@@ -49,15 +49,16 @@ class LineStream(io.TextIOWrapper):
         thread = threading.get_ident()
         whole, newline, rest = text.rpartition("\n")
         with self._lock:
-            begun = self._begun.pop(thread, "")
+            start = self._begun.pop(thread, "")
             if newline:
-                self._emit(thread, begun + whole + newline)
-                begun = ""
-            begun += rest
-            if len(begun) > BEGUN_MAX:
-                self._emit(thread, begun)
-            elif begun:
-                self._begun[thread] = begun
+                self._emit(thread, start + whole + newline)
+                start = ""
+            start += rest
+            if len(start) > BEGUN_MAX:
+                self._emit(thread, start)
+            elif start:
+                self._begun[thread] = start
+                begun.add(thread)
         return len(text)
 
     def flush(self) -> None:
@@ -88,11 +89,15 @@ class LineStream(io.TextIOWrapper):
         if self._unfinished is not None and self._unfinished != thread:
             text = "\n" + text
         self._unfinished = None if text.endswith("\n") else thread
+        if self._unfinished is not None:
+            begun.add(thread)
         super().write(text)
         super().flush()
 
 
 _installed: list[LineStream] = []
+begun: set[int] = set()
+"""The threads that may have begun a line."""
 
 
 def install(stream: TextIO) -> LineStream:
@@ -104,6 +109,7 @@ def install(stream: TextIO) -> LineStream:
 
 
 def end_call() -> None:
-    """A call has ended on this thread: so do the lines that it has begun."""
+    """A call has ended on this thread: so do the lines that it has `begun`."""
+    begun.discard(threading.get_ident())
     for stream in _installed:
         stream.end_line()

@@ -12,6 +12,7 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
+from pydist import _core
 from pydist._reducers import by_name, registered_by_value
 
 LARGE_BYTES = 64 * 1024
@@ -106,6 +107,9 @@ def name_opcodes(f: Any) -> bytes | None:
 
 _SHORT = b"\x80\x05" + pickle.SHORT_BINUNICODE
 _found: dict[bytes, tuple[str, str, Any]] = {}
+
+# Calls of what is in these tables, with small plain arguments, are pickled and unpickled by the core.
+_core.know_names(_names, _found, [types.FunctionType, types.BuiltinFunctionType, type])
 
 
 def load_named(data: Any) -> tuple[Any, Any, Any] | None:

@@ -23,6 +23,7 @@ GONE = (EXITED, LOST)
 # Those that have been passed on, or have come from elsewhere: others stay out, since the table never shrinks.
 _futures: weakref.WeakValueDictionary[tuple[int, int], Future] = weakref.WeakValueDictionary()
 _futures_lock = threading.RLock()
+_locks_lock = threading.RLock()
 _local_calls: dict[int, tuple[Future, Any, tuple[Any, ...], dict[str, Any]]] = {}
 
 
@@ -48,7 +49,10 @@ class Future(Reference):
     42
     """
 
-    __slots__ = ("__weakref__", "_done", "_exported", "_lock", "_outcome", "_raw")
+    __slots__ = ("__weakref__", "_done", "_exported", "_outcome", "_own_lock", "_raw")
+
+    _own_lock: threading.RLock
+    _outcome: tuple[Any, BaseException | None]
 
     def __init__(self, pid: int | None = None) -> None:
         _session.ensure_started()
@@ -56,11 +60,20 @@ class Future(Reference):
 
     def _init(self, ref: _core.Ref) -> None:
         self._ref = ref
-        self._lock = threading.RLock()
         self._done = False
         self._exported = False
-        self._outcome: tuple[Any, BaseException | None] = (None, None)
         self._raw: _core.Outcome | None = None
+
+    @property
+    def _lock(self) -> threading.RLock:
+        """Its lock, which few futures need: making one is dear beside a short call."""
+        try:
+            return self._own_lock
+        except AttributeError:
+            with _locks_lock:
+                if not hasattr(self, "_own_lock"):
+                    self._own_lock = threading.RLock()
+                return self._own_lock
 
     def __repr__(self) -> str:
         state = "done" if self._done else "pending"
@@ -80,12 +93,14 @@ class Future(Reference):
 
         Distributed.jl: `fetch`.
         """
-        _session.refuse_in_forked_child()
-        timeout = _timeouts.seconds(timeout)
+        if _session._forked:
+            _session.refuse_in_forked_child()
+        if timeout is not None:
+            timeout = _timeouts.seconds(timeout)
         if not self._done:
             if self._raw is None and not self._ref.fetch(timeout, self):
                 self._await_other_thread(timeout)
-            else:
+            elif not self._done:
                 self._load()
         value, error = self._outcome
         if error is not None:
@@ -295,7 +310,9 @@ def _item(future: Future, index: Any) -> Any:
 def wrap(ref: _core.Ref) -> Future:
     """The future of a handle that the core has just made."""
     future = Future.__new__(Future)
-    future._init(ref)
+    future._ref = ref
+    future._done = future._exported = False
+    future._raw = None
     return future
 
 

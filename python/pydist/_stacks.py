@@ -19,6 +19,7 @@ ANSWER_SECONDS = 5.0
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _EXECUTOR = os.path.join(_FOLDER, "_executor.py")
+_RUN_CALLS = ("_call", "_run_plain_call")
 _lock = threading.Lock()
 _reported = -float("inf")
 
@@ -154,7 +155,7 @@ def _users(frame: FrameType) -> list[FrameType]:
     frames: list[FrameType] = []
     inner: FrameType | None = frame
     while inner is not None:
-        if inner.f_code.co_filename == _EXECUTOR and inner.f_code.co_name == "_call":
+        if inner.f_code.co_filename == _EXECUTOR and inner.f_code.co_name in _RUN_CALLS:
             break
         frames.append(inner)
         inner = inner.f_back

@@ -283,6 +283,7 @@ impl Node {
 
     fn watch_link(&self, link: &Arc<Link>, deadline: Instant) -> std::io::Result<()> {
         self.connections.write().insert(link.token, link.clone());
+        link.watched_by(self.driver.poll().clone());
         self.driver.watch(link.fd(), link.token)?;
         self.driver.arm(deadline);
         Ok(())

@@ -58,6 +58,7 @@ impl Node {
                     }
                     link.flush();
                     self.read_link(&link, enough);
+                    self.uncork_calls();
                 }
             }
         }
@@ -161,7 +162,7 @@ impl Node {
             drop(reading);
             match read {
                 Read::Over(reason) => return self.fail_link(link, &reason),
-                Read::Left => return self.driver.rearm(link.fd(), link.token),
+                Read::Left => return link.rearm(),
                 Read::Drained if !link.again.load(Ordering::SeqCst) => return,
                 Read::Drained => {}
             }

@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::poll::{Event, Poll};
@@ -22,7 +23,7 @@ crate::sync::thread_local! {
 
 /// The shared [`Poll`], and who waits in it.
 pub(crate) struct Driver {
-    poll: Poll,
+    poll: Arc<Poll>,
     leading: AtomicBool,
     /// Counts the leaders so far: tells the reactor whether one stayed.
     terms: AtomicU64,
@@ -34,7 +35,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new() -> std::io::Result<Driver> {
         Ok(Driver {
-            poll: Poll::new()?,
+            poll: Arc::new(Poll::new()?),
             leading: AtomicBool::new(false),
             terms: AtomicU64::new(0),
             standby: Futex::new(0),
@@ -51,8 +52,8 @@ impl Driver {
         self.poll.watch_listener(fd, token)
     }
 
-    pub(crate) fn rearm(&self, fd: BorrowedFd<'_>, token: u64) {
-        self.poll.rearm(fd, token);
+    pub(crate) fn poll(&self) -> &Arc<Poll> {
+        &self.poll
     }
 
     pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) {

@@ -2,7 +2,8 @@
 //!
 //! One executor at a time takes calls while they are short. When the calls behind a running one have
 //! waited for [`STALL`], another executor is woken, so that a call which blocks holds up no other. A call
-//! is taken only once the one before it has started, so that calls start in the order in which they came.
+//! is taken only once the one before it has ended, waits, or has run for that time, so that calls start in the order
+//! in which they came: a thread of Python may lose the interpreter just as it begins.
 
 use crate::sync::atomic::{AtomicBool, Ordering};
 use std::collections::VecDeque;
@@ -131,6 +132,8 @@ struct ExecutorState {
     occupied: bool,
     /// It has taken a call that has not started.
     starting: bool,
+    /// The number of its call, from the start of that until it ends or waits.
+    fresh: Option<u64>,
     /// It has taken an interrupt, and has not come back for more.
     interrupting: bool,
     /// Its call is blocked in a wait that ends by itself: it sleeps, or has a timeout.
@@ -152,6 +155,8 @@ struct State {
     pausing: usize,
     /// A call has been taken and has not started yet.
     starting: bool,
+    /// The number of the call that has started last, until it ends, waits, or holds up others.
+    fresh: Option<u64>,
     /// Executors that interrupt the calls that run: one that came later is not to be among them.
     interrupting: usize,
     /// Counts calls taken: tells the stall check whether anything moved.
@@ -176,6 +181,9 @@ impl State {
         if std::mem::take(&mut own.starting) {
             self.starting = false;
         }
+        if own.fresh.is_some() && own.fresh.take() == self.fresh {
+            self.fresh = None;
+        }
         if std::mem::take(&mut own.active) {
             self.active -= 1;
         }
@@ -194,7 +202,7 @@ impl State {
     }
 
     fn next_call(&mut self, own: &mut ExecutorState) -> Option<Taken> {
-        if self.starting || self.interrupting > 0 {
+        if self.starting || self.fresh.is_some() || self.interrupting > 0 {
             return None;
         }
         if self.only_reserve() {
@@ -371,16 +379,17 @@ impl Inbox {
         self.state.lock().limit = Some(executors);
     }
 
-    /// The call that the executor has taken starts: the next one may be taken.
+    /// The call that the executor has taken starts; true where others wait behind it.
     pub(crate) fn started(&self, executor: &Executor) -> bool {
+        let mut state = self.state.lock();
         let mut own = executor.state.lock();
         if !own.starting {
             return false;
         }
         own.starting = false;
-        drop(own);
-        let mut state = self.state.lock();
         state.starting = false;
+        own.fresh = Some(state.taken);
+        state.fresh = own.fresh;
         !state.queue.is_empty()
     }
 
@@ -426,6 +435,9 @@ impl Inbox {
         }
         let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
         state.taken_at_check = state.taken;
+        if stalled {
+            state.fresh = None;
+        }
         let free = !(state.starting || state.interrupting > 0) || !state.urgent.is_empty();
         let in_vain = state.urgent.is_empty() && state.only_reserve() && !state.is_stuck();
         let wake = if stalled && free && !in_vain {
@@ -433,6 +445,10 @@ impl Inbox {
         } else {
             None
         };
+        if wake.is_some() && state.urgent.is_empty() {
+            // It takes one, which may stall as well.
+            state.taken_at_check += 1;
+        }
         Pushed { wake, check: true }
     }
 
@@ -485,7 +501,37 @@ mod tests {
         assert_eq!(local(&inbox, &one), Some(7));
         inbox.started(&one);
         inbox.push(Item::Local(8));
-        assert_eq!(local(&inbox, &two), Some(8));
+        assert_eq!(local(&inbox, &one), Some(8));
+    }
+
+    #[test]
+    fn a_call_waits_until_the_one_before_has_ended_or_waits_or_stalls() {
+        let inbox = Inbox::default();
+        let executors = [(); 4].map(|()| inbox.register(false));
+        let [one, two, three, four] = &executors;
+        for call in 1..=4 {
+            inbox.push(Item::Local(call));
+        }
+        assert_eq!(local(&inbox, one), Some(1));
+        assert_eq!(local(&inbox, two), None);
+        inbox.started(one);
+        assert_eq!(local(&inbox, two), None);
+        // It waits.
+        assert!(inbox.block(one, false).is_some());
+        assert_eq!(local(&inbox, two), Some(2));
+        inbox.started(two);
+        assert_eq!(local(&inbox, three), None);
+        // It has run for long.
+        assert!(inbox.check_stall().wake.is_none());
+        assert!(inbox.check_stall().wake.is_some());
+        assert_eq!(local(&inbox, three), Some(3));
+        inbox.started(three);
+        assert_eq!(local(&inbox, four), None);
+        // The end of an older one changes nothing.
+        inbox.unblock(one);
+        assert_eq!(local(&inbox, one), None);
+        assert!(inbox.check_stall().wake.is_some());
+        assert_eq!(local(&inbox, four), Some(4));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::dialing::Dial;
 use crate::node::Node;
 use crate::opening::Opening;
 use crate::outgoing::{Outgoing, Queue};
+use crate::poll::Poll;
 use crate::shared::Shared;
 use crate::tls::{Failure, Session};
 
@@ -102,6 +103,12 @@ pub(crate) struct Link {
     queued: AtomicUsize,
     room: Condvar,
     room_lock: Mutex<()>,
+    poll: OnceLock<Arc<Poll>>,
+    /// It is watched for room in the socket too, as something waits to be written or it is not open yet. Otherwise
+    /// it is not, since each message that the peer reads would wake whoever waits. Set with the writer held.
+    wants_room: AtomicBool,
+    /// Held by who tells the poll what is watched for.
+    interest: Mutex<()>,
     next_stream: AtomicU16,
     /// Held by who streams borrowed memory: the peer allows few messages under way at once.
     bulk: Mutex<()>,
@@ -142,6 +149,9 @@ impl Link {
             queued: AtomicUsize::new(0),
             room: Condvar::new(),
             room_lock: Mutex::new(()),
+            poll: OnceLock::new(),
+            wants_room: AtomicBool::new(true),
+            interest: Mutex::new(()),
             next_stream: AtomicU16::new(1),
             bulk: Mutex::new(()),
             bytes_sent: AtomicU64::new(0),
@@ -166,6 +176,30 @@ impl Link {
         }
         self.is_local.store(is_unix(self.fd()), Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Tells which poll watches the connection, for reading and for room to write at first.
+    pub(crate) fn watched_by(&self, poll: Arc<Poll>) {
+        let _ = self.poll.set(poll);
+    }
+
+    /// Has the connection reported again if there is something to read.
+    pub(crate) fn rearm(&self) {
+        if let Some(poll) = self.poll.get() {
+            let _interest = self.interest.lock();
+            poll.rearm(self.fd(), self.token, self.wants_room.load(Ordering::SeqCst));
+        }
+    }
+
+    /// Has the connection watched for room as long as something waits for it; the caller holds the writer.
+    fn watch_for_room(&self, wanted: bool) {
+        if self.wants_room.load(Ordering::Relaxed) != wanted
+            && let Some(poll) = self.poll.get()
+        {
+            let _interest = self.interest.lock();
+            self.wants_room.store(wanted, Ordering::SeqCst);
+            poll.rearm(self.fd(), self.token, wanted);
+        }
     }
 
     /// The peer is at the other end of a Unix socket itself, so that descriptors can be passed to it.
@@ -200,6 +234,11 @@ impl Link {
 
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Whether the sender of a small message need not wait.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queued_bytes() <= QUEUE_MAX
     }
 
     /// The handshake has ended well: what has been queued is sent.
@@ -247,19 +286,22 @@ impl Link {
 
     /// Sends a message whose segments lie in memory of the caller; returns once they are not needed any more.
     ///
-    /// A small one that is to be held back is queued. Waits for room where the peer reads too slowly; `signalled` is asked now and then whether to give up.
+    /// A small one that is to be held back is queued. Waits for room where the peer reads too slowly; `signalled` is asked
+    /// now and then whether to give up; without it, a small message does not wait.
     pub(crate) fn send_borrowed(
         &self,
         header: Header,
         segments: &[&[u8]],
         refs: &[RemoteRef],
-        signalled: &dyn Fn() -> bool,
+        signalled: Option<&dyn Fn() -> bool>,
         hold: bool,
     ) -> Result<(), SendError> {
         let total: usize = segments.iter().map(|s| s.len()).sum();
         let lengths = segments.iter().map(|s| s.len());
         if total <= INLINE_MAX {
-            self.await_room(signalled)?;
+            if let Some(signalled) = signalled {
+                self.await_room(signalled)?;
+            }
             let mut bytes = frame::encode_head(header, lengths, refs, None);
             segments.iter().for_each(|s| bytes.extend_from_slice(s));
             self.enqueue(Outgoing::bytes(bytes), hold);
@@ -269,6 +311,7 @@ impl Link {
                 Ok(())
             };
         }
+        let signalled = signalled.unwrap_or(&|| false);
         let _bulk = loop {
             match self.bulk.try_lock_for(Duration::from_millis(20)) {
                 Some(guard) => break guard,
@@ -340,7 +383,7 @@ impl Link {
     }
 
     pub(crate) fn await_room(&self, signalled: &dyn Fn() -> bool) -> Result<(), SendError> {
-        while self.queued_bytes() > QUEUE_MAX {
+        while !self.has_room() {
             if self.is_closed() {
                 return Err(SendError::Closed);
             }
@@ -418,6 +461,7 @@ impl Link {
             // The reader sees the end of the connection and reports it.
             let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
         }
+        self.watch_for_room(!writer.is_idle());
     }
 
     /// Writes a frame, unless others are under way.

@@ -119,7 +119,9 @@ pub struct Node {
     /// By their tokens.
     pub(crate) listeners: RwLock<FxHashMap<u64, Arc<Listener>>>,
     pub(crate) inbox: Inbox,
+    /// Answers that are held back, and calls.
     pub(crate) cork: Cork,
+    pub(crate) calls_cork: Cork,
     pub(crate) arrivals: Mutex<FxHashMap<ProcId, Arrival>>,
     pub(crate) arrived: Condvar,
     pub(crate) dying: Mutex<Vec<Dying>>,
@@ -189,6 +191,7 @@ impl Node {
             listeners: RwLock::default(),
             inbox: Inbox::default(),
             cork: Cork::default(),
+            calls_cork: Cork::default(),
             arrivals: Mutex::default(),
             arrived: Condvar::new(),
             dying: Mutex::default(),

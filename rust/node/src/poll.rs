@@ -70,10 +70,10 @@ mod system {
             Ok(Poll { epoll, waker, timer })
         }
 
-        /// Watches a connection, edge-triggered.
+        /// Watches a connection, edge-triggered, also for room to write.
         pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> std::io::Result<()> {
             let data = epoll::EventData::new_u64(token);
-            epoll::add(&self.epoll, fd, data, Poll::interest())?;
+            epoll::add(&self.epoll, fd, data, Poll::interest(true))?;
             Ok(())
         }
 
@@ -84,18 +84,23 @@ mod system {
             Ok(())
         }
 
-        /// Has a connection reported again if it is readable or writable now.
-        pub(crate) fn rearm(&self, fd: BorrowedFd<'_>, token: u64) {
+        /// Has a connection reported again if it is readable now, or, with `room`, writable.
+        pub(crate) fn rearm(&self, fd: BorrowedFd<'_>, token: u64, room: bool) {
             let data = epoll::EventData::new_u64(token);
-            let _ = epoll::modify(&self.epoll, fd, data, Poll::interest());
+            let _ = epoll::modify(&self.epoll, fd, data, Poll::interest(room));
         }
 
         pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) {
             let _ = epoll::delete(&self.epoll, fd);
         }
 
-        fn interest() -> epoll::EventFlags {
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET
+        fn interest(room: bool) -> epoll::EventFlags {
+            let reading = epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+            if room {
+                reading | epoll::EventFlags::OUT
+            } else {
+                reading
+            }
         }
 
         /// Waits for events; an interrupted wait is an error of kind `Interrupted`.

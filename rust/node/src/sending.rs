@@ -43,11 +43,20 @@ pub struct Payload<'a> {
     pub refs: &'a [RemoteRef],
     /// A body of [`Node::keep`] in which all segments but the first lie already, so that they need not be copied again.
     pub kept: Option<&'a Body>,
-    /// Asked now and then, while there is no room, whether to give up: a signal has arrived, or the time is over.
-    pub signalled: &'a dyn Fn() -> bool,
+    /// Asked now and then, while there is no room, whether to give up: a signal has arrived, or the time is over. None for
+    /// a small message that is not to wait for room.
+    pub signalled: Option<&'a dyn Fn() -> bool>,
 }
 
 impl Node {
+    /// Whether a small message to a process is taken without waiting, for its connection or for room in it.
+    pub fn takes_small(&self, pid: ProcId) -> bool {
+        let links = self.links.read();
+        links
+            .get(&pid)
+            .is_some_and(|link| link.is_open() && link.has_room())
+    }
+
     /// Calls; the answer, with the value, wakes `wake`.
     pub fn call_fetch(&self, pid: ProcId, payload: Payload<'_>, wake: Wake) -> Result<u64, CallFailed> {
         self.call_in_lane(pid, 0, payload, wake)
@@ -71,7 +80,7 @@ impl Node {
     pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
         self.keep_up();
         let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
-        self.send_payload(pid, Header::call(id.id, CallMode::Future), payload)
+        self.bursting(|| self.send_payload(pid, Header::call(id.id, CallMode::Future), payload))
             .inspect_err(|_| self.with_machine(|machine| machine.release(id)))?;
         Ok(id)
     }
@@ -79,7 +88,7 @@ impl Node {
     /// Calls without an answer.
     pub fn call_do(&self, pid: ProcId, payload: Payload<'_>) -> Result<(), CallFailed> {
         let id = self.with_machine(|machine| machine.open_do(pid, payload.refs))?;
-        self.send_payload(pid, Header::call(id, CallMode::Do), payload)
+        self.bursting(|| self.send_payload(pid, Header::call(id, CallMode::Do), payload))
     }
 
     fn send_payload(&self, pid: ProcId, header: Header, payload: Payload<'_>) -> Result<(), CallFailed> {

@@ -141,7 +141,7 @@ fn one_copy_serves_several_messages() {
             segments: &[name, kept.segments[1].as_slice()],
             refs: &[],
             kept: Some(&kept),
-            signalled: &|| false,
+            signalled: Some(&|| false),
         };
         pair.head.call_fetch(2, sent, Wake::Cell(cell.clone())).unwrap();
         answers.push((name, cell.wait(&pair.head, deadline(), true).unwrap()));

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 use crate::body::Body;
 use crate::channel::Channel;
 use crate::ids::ProcId;
@@ -103,7 +101,7 @@ pub struct Record<W> {
     pub waiters: Vec<Waiter<W>>,
     /// Owner only: how often each process (first) has got the reference from each (second). An add may arrive
     /// after the matching delete, so a count can be negative for a while; the slot lives until all are zero.
-    pub holders: FxHashMap<(ProcId, ProcId), i32>,
+    pub holders: Vec<((ProcId, ProcId), i32)>,
     /// The owner has heard of the reference from its maker, not only from others.
     pub created: bool,
     /// The call that makes the value tells its caller, who is to be answered without asking.
@@ -128,7 +126,7 @@ impl<W> Record<W> {
             received: Vec::new(),
             state: State::Pending,
             waiters: Vec::new(),
-            holders: FxHashMap::default(),
+            holders: Vec::new(),
             created: false,
             call: false,
             asked_value: None,
@@ -150,10 +148,17 @@ impl<W> Record<W> {
 
     /// Counts a change of the holds that a process has from `giver`, not below `least`.
     pub fn count(&mut self, holder: ProcId, giver: ProcId, delta: i32, least: i32) {
-        let count = self.holders.entry((holder, giver)).or_insert(0);
-        *count = count.saturating_add(delta).max(least);
-        if *count == 0 {
-            self.holders.remove(&(holder, giver));
+        // Few processes hold the same reference.
+        let at = self.holders.iter().position(|(pair, _)| *pair == (holder, giver));
+        let before = at.map_or(0, |at| self.holders[at].1);
+        let count = before.saturating_add(delta).max(least);
+        match at {
+            Some(at) if count == 0 => {
+                self.holders.swap_remove(at);
+            }
+            Some(at) => self.holders[at].1 = count,
+            None if count == 0 => {}
+            None => self.holders.push(((holder, giver), count)),
         }
     }
 

@@ -1,17 +1,23 @@
 //! Calls to other processes.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use pydist_node::waiter::{Cell, Wake};
-use pydist_node::{CallFailed, Payload};
+use pydist_node::{CallFailed, Node, Payload};
 use pydist_proto::ids::ProcId;
+use pydist_proto::message::Status;
+use pydist_proto::record;
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
 use crate::errors;
 use crate::lifecycle::{detached, node};
+use crate::names::encode_call;
 use crate::outcome::{Outcome, outcome};
+use crate::plain;
 use crate::queue::Queue;
 use crate::refs::Ref;
 use crate::waiting::{Ended, wait};
@@ -56,7 +62,7 @@ pub(crate) fn sending_until<T: Send>(
             segments: &segments,
             refs,
             kept,
-            signalled: &signalled,
+            signalled: Some(&signalled),
         })
     });
     if let Ok(mut slot) = raised.lock()
@@ -89,16 +95,7 @@ pub(crate) fn call_fetch(
             node.call_fetch(pid, payload, Wake::Cell(cell.clone()))
         })?
     };
-    match wait(py, cell.clone(), None, |end| cell.wait(node, end, true)) {
-        Ok(answer) => outcome(py, answer),
-        Err(ended) => {
-            node.abandon(id);
-            match ended {
-                Ended::Raised(error) => Err(error),
-                Ended::TimedOut => Err(PyTimeoutError::new_err(())),
-            }
-        }
-    }
+    outcome(py, await_answer(py, node, cell, id)?)
 }
 
 /// Calls a function on another process; its value stays there.
@@ -166,4 +163,116 @@ pub(crate) fn recall(py: Python<'_>, id: u64) -> PyResult<()> {
     let node = node()?;
     detached(py, || node.recall(id));
     Ok(())
+}
+
+/// A small message that is sent without waiting for room.
+pub(crate) fn small<'a>(segments: &'a [&'a [u8]]) -> Payload<'a> {
+    Payload {
+        segments,
+        refs: &[],
+        kept: None,
+        signalled: None,
+    }
+}
+
+/// A call of a function that goes by its name, with small plain arguments, to a connected process that reads.
+///
+/// Sending it never waits, so the interpreter is kept: letting it go would have other threads of Python take it in between.
+struct PlainCall {
+    node: &'static Arc<Node>,
+    pid: ProcId,
+    pickle: Vec<u8>,
+}
+
+impl PlainCall {
+    /// Pickles a call; nothing where it is not that simple.
+    fn new(
+        f: &Bound<'_, PyAny>,
+        place: &Bound<'_, PyAny>,
+        args: &Bound<'_, PyTuple>,
+    ) -> PyResult<Option<PlainCall>> {
+        let Ok(place) = place.cast_exact::<PyInt>() else {
+            return Ok(None);
+        };
+        let (Ok(pid), Ok(node)) = (place.extract::<ProcId>(), node()) else {
+            return Ok(None);
+        };
+        if !node.takes_small(pid) {
+            return Ok(None);
+        }
+        let pickle = encode_call(f, args)?;
+        Ok(pickle.map(|pickle| PlainCall { node, pid, pickle }))
+    }
+
+    fn send<T>(
+        &self,
+        py: Python<'_>,
+        send: impl FnOnce(&Node, ProcId, Payload<'_>) -> Result<T, CallFailed>,
+    ) -> PyResult<T> {
+        send(self.node, self.pid, small(&[&self.pickle])).map_err(|failed| errors::call_failed(py, failed))
+    }
+}
+
+/// Does what `call_future` does for a plain call; None where it is none.
+#[pyfunction]
+pub(crate) fn plain_future(
+    py: Python<'_>,
+    f: &Bound<'_, PyAny>,
+    place: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+) -> PyResult<Option<Ref>> {
+    let Some(call) = PlainCall::new(f, place, args)? else {
+        return Ok(None);
+    };
+    let id = call.send(py, |node, pid, payload| node.call_future(pid, payload))?;
+    Ok(Some(Ref::held(call.pid, id)))
+}
+
+/// Does what `call_do` does for a plain call; false where it is none.
+#[pyfunction]
+pub(crate) fn plain_do(
+    py: Python<'_>,
+    f: &Bound<'_, PyAny>,
+    place: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+) -> PyResult<bool> {
+    let Some(call) = PlainCall::new(f, place, args)? else {
+        return Ok(false);
+    };
+    call.send(py, |node, pid, payload| node.call_do(pid, payload))?;
+    Ok(true)
+}
+
+/// Does what `call_fetch` does for a plain call: gives the value in a tuple, or an outcome; None where it is none.
+#[pyfunction]
+pub(crate) fn plain_fetch(
+    py: Python<'_>,
+    f: &Bound<'_, PyAny>,
+    place: &Bound<'_, PyAny>,
+    args: &Bound<'_, PyTuple>,
+) -> PyResult<Option<Py<PyAny>>> {
+    let Some(call) = PlainCall::new(f, place, args)? else {
+        return Ok(None);
+    };
+    let cell = Cell::new();
+    let wake = Wake::Cell(cell.clone());
+    let id = call.send(py, |node, pid, payload| node.call_fetch(pid, payload, wake))?;
+    let answer = await_answer(py, call.node, cell, id)?;
+    if answer.status == Status::Value
+        && let [pickle] = answer.body.segments.as_slice()
+        && let Some(value) = plain::decode(py, pickle.as_slice())
+    {
+        return Ok(Some(PyTuple::new(py, [value])?.into_any().unbind()));
+    }
+    Ok(Some(Py::new(py, outcome(py, answer)?)?.into_any()))
+}
+
+fn await_answer(py: Python<'_>, node: &Node, cell: Arc<Cell>, id: u64) -> PyResult<record::Outcome> {
+    wait(py, cell.clone(), None, |end| cell.wait(node, end, true)).map_err(|ended| {
+        node.abandon(id);
+        match ended {
+            Ended::Raised(error) => error,
+            Ended::TimedOut => PyTimeoutError::new_err(()),
+        }
+    })
 }

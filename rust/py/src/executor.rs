@@ -5,16 +5,20 @@ use std::sync::Arc;
 
 use pydist_node::inbox::{self, Item, Taken};
 use pydist_node::waiter::Cell;
-use pydist_proto::message::CallMode;
+use pydist_proto::body::Body;
+use pydist_proto::message::{CallMode, Status};
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PySet, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
-use crate::calls::sending;
+use crate::calls::{sending, small};
+use crate::errors;
 use crate::lifecycle::{detached, node};
+use crate::names::decode_call;
 use crate::outcome::parts;
+use crate::plain;
 use crate::refs::value_or_error;
 use crate::waiting::{Ended, deadline, set_executor, wait_quietly};
 
@@ -22,15 +26,33 @@ use crate::waiting::{Ended, deadline, set_executor, wait_quietly};
 #[pyclass(frozen, module = "pydist._core")]
 pub(crate) struct Executor {
     inner: Arc<inbox::Executor>,
+    /// The calls that run in this process, each with its thread.
+    running: Py<PyDict>,
+    /// Those of them that an interrupt was sent to.
+    interrupted: Py<PySet>,
+    thread: u64,
+    is_main: bool,
 }
 
 #[pymethods]
 impl Executor {
     #[new]
-    fn new(stays: bool) -> PyResult<Executor> {
+    fn new(
+        stays: bool,
+        running: Py<PyDict>,
+        interrupted: Py<PySet>,
+        thread: u64,
+        is_main: bool,
+    ) -> PyResult<Executor> {
         let inner = node()?.register_executor(stays);
         set_executor(Some(inner.clone()));
-        Ok(Executor { inner })
+        Ok(Executor {
+            inner,
+            running,
+            interrupted,
+            thread,
+            is_main,
+        })
     }
 
     /// Sleeps as `time.sleep` does; an interrupt of the call ends it, and other calls run meanwhile.
@@ -50,11 +72,6 @@ impl Executor {
         Ok(())
     }
 
-    /// Forgets an interrupt that came too late for its call.
-    fn forget_interrupt(&self) {
-        self.inner.take_interrupt();
-    }
-
     /// The thread runs no more calls.
     fn leave(&self) {
         set_executor(None);
@@ -65,8 +82,8 @@ impl Executor {
 
     /// Waits for something to do.
     ///
-    /// Returns (kind, whether another thread is to be started, what): "call" with (src, id, mode, data, buffers, hold),
-    /// "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "members", "joined"
+    /// Returns (kind, whether another thread is to be started, what): "call" with (src, id, mode, data, buffers, hold);
+    /// "plain call" with ((src, id), mode, function, arguments) of one that has been unpickled; "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "members", "joined"
     /// with (id, listener) of a worker, "connect" with (id, descriptor), "exit", "stop", and "signal" after a signal
     /// whose handler did not raise; "refused call" and "refused local" for those that are not to run since no thread
     /// is left.
@@ -94,6 +111,10 @@ impl Executor {
         let none = py.None();
         Ok(match item {
             Item::Call(call) => {
+                if !refused && let Some((f, args)) = decode_call(py, &call.body)? {
+                    let what = ((call.src, call.id), call.mode as u32, f, args);
+                    return Ok(("plain call", lonely, what.into_pyobject(py)?.into_any().unbind()));
+                }
                 let (data, buffers, hold) = parts(py, call.body)?;
                 let what = (call.src, call.id, call.mode as u32, data, buffers, hold);
                 let kind = if refused { "refused call" } else { "call" };
@@ -137,12 +158,65 @@ impl Executor {
         })
     }
 
+    /// Does what `started` does, and notes the call among those that run.
+    fn begin(&self, key: &Bound<'_, PyTuple>) -> PyResult<bool> {
+        self.running.bind(key.py()).set_item(key, self.thread)?;
+        let (src, id) = key.extract()?;
+        self.started(src, id)
+    }
+
+    /// A call that `begin` was told of has ended: an interrupt that comes now is not for what the thread does next.
+    fn end(&self, key: &Bound<'_, PyTuple>) -> PyResult<()> {
+        let py = key.py();
+        let running = self.running.bind(py);
+        if running.contains(key)? {
+            running.del_item(key)?;
+        }
+        let interrupted = self.interrupted.bind(py);
+        if !interrupted.is_empty() && interrupted.discard(key)? {
+            if !self.is_main {
+                forget_exception(self.thread);
+            }
+            self.inner.take_interrupt();
+        }
+        Ok(())
+    }
+
     /// The call that was taken has been unpickled and starts; false where it was cancelled.
     fn started(&self, src: u32, id: u64) -> PyResult<bool> {
         let node = node()?;
         let wanted = node.begin_call(src, id);
         node.call_started(&self.inner);
         Ok(wanted)
+    }
+
+    /// Answers a call with a small plain value; false where it is none.
+    fn answer_plain(
+        &self,
+        py: Python<'_>,
+        key: (u32, u64),
+        mode: u32,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let node = node()?;
+        let (src, id) = key;
+        if mode == CallMode::Do as u32 {
+            node.answer_do(src, id);
+            return Ok(true);
+        }
+        let mut pickle = Vec::with_capacity(16);
+        pickle.extend_from_slice(&plain::PROTO);
+        if !plain::encode(value, &mut pickle) {
+            return Ok(false);
+        }
+        pickle.push(b'.');
+        if mode == CallMode::Future as u32 {
+            node.answer_future(src, id, Status::Value, Body::of_bytes(pickle));
+        } else {
+            node.answer_fetch(src, id, Status::Value, small(&[&pickle]))
+                .map_err(|failed| errors::call_failed(py, failed))?;
+        }
+        Ok(true)
     }
 
     /// Answers a call: mode 0 sends the value back, mode 1 keeps it here, mode 2 has none.

@@ -7,7 +7,9 @@ mod errors;
 mod executor;
 mod fork;
 mod lifecycle;
+mod names;
 mod outcome;
+mod plain;
 mod queue;
 mod refs;
 mod schedule;
@@ -23,7 +25,10 @@ mod _core {
     #[pymodule_export]
     use super::buffer::{Buffer, Shared, share};
     #[pymodule_export]
-    use super::calls::{call_do, call_fetch, call_future, call_queue, cancel_fetch, recall};
+    use super::calls::{
+        call_do, call_fetch, call_future, call_queue, cancel_fetch, plain_do, plain_fetch, plain_future,
+        recall,
+    };
     #[pymodule_export]
     use super::channels::{
         channel_ask, channel_confirm, channel_create, channel_custom, channel_give_back, channel_here,
@@ -42,6 +47,8 @@ mod _core {
         set_heartbeat, set_topology, set_worker_ospid, start, stats, take_ids, use_tls_files, use_transport,
         wait_open, watch_members, worker_arrived,
     };
+    #[pymodule_export]
+    use super::names::know_names;
     #[pymodule_export]
     use super::outcome::{Hold, Outcome};
     #[pymodule_export]

@@ -70,8 +70,11 @@ pub(crate) fn sleep_if_closed() {
 }
 
 pub(crate) fn is_main_thread() -> bool {
-    // SAFETY: both calls take nothing and touch no memory of the process.
-    unsafe { i64::from(libc::getpid()) == libc::syscall(libc::SYS_gettid) }
+    thread_local! {
+        // SAFETY: both calls take nothing and touch no memory of the process.
+        static IS_MAIN: bool = unsafe { i64::from(libc::getpid()) == libc::syscall(libc::SYS_gettid) };
+    }
+    IS_MAIN.with(|is_main| *is_main)
 }
 
 /// Starts the node of this process.

@@ -6,6 +6,7 @@ use pydist_proto::machine::Watch;
 use pydist_proto::message::{RefOp, Status};
 use pydist_proto::record::{self, Want};
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError};
+use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::buffer::{RefTuple, Sent, remote_ref};
@@ -13,6 +14,7 @@ use crate::calls::sending;
 use crate::errors;
 use crate::lifecycle::{detached, node, node_for_drop};
 use crate::outcome::{Outcome, outcome};
+use crate::plain;
 use crate::queue::Queue;
 use crate::waiting::{Ended, deadline, wait};
 
@@ -114,7 +116,8 @@ impl Ref {
         self.target.id.id
     }
 
-    /// Waits for the value and makes it the attribute `_raw` of `holder`, so that no signal comes between.
+    /// Waits for the value and gives it to `holder`, so that no signal comes between: as the attribute `_raw`, or, where
+    /// it is plain, as `_outcome` and `_done`.
     ///
     /// False where another thread of Python has it.
     fn fetch(&self, py: Python<'_>, timeout: Option<f64>, holder: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -122,7 +125,15 @@ impl Ref {
         if answer.status == Status::Yes {
             return Ok(false);
         }
-        holder.setattr("_raw", outcome(py, answer)?)?;
+        if answer.status == Status::Value
+            && let [pickle] = answer.body.segments.as_slice()
+            && let Some(value) = plain::decode(py, pickle.as_slice())
+        {
+            holder.setattr(intern!(py, "_outcome"), (value, py.None()))?;
+            holder.setattr(intern!(py, "_done"), true)?;
+        } else {
+            holder.setattr(intern!(py, "_raw"), outcome(py, answer)?)?;
+        }
         Ok(true)
     }
 

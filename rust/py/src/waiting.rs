@@ -119,7 +119,10 @@ pub(crate) fn wait_quietly<T: Send>(
             (slice, until) => slice.or(until),
         };
         let result = detached(py, || match &executor {
-            None => attempt(end),
+            None => {
+                node.uncork_calls();
+                attempt(end)
+            }
             Some(executor) => {
                 node.block(executor, until.is_some());
                 executor.set_waiting(Some(target.clone()));

@@ -90,7 +90,7 @@ fn call_all(node: &Node, peers: u64, calls: u64) -> Result<Duration, Failure> {
         segments: &[&body],
         refs: &[],
         kept: None,
-        signalled: &|| false,
+        signalled: Some(&|| false),
     };
     let begin = Instant::now();
     let (mut sent, mut answered) = (0, 0);

@@ -38,7 +38,7 @@ impl Poll {
         Ok(())
     }
 
-    pub(crate) fn rearm(&self, _fd: BorrowedFd<'_>, _token: u64) {}
+    pub(crate) fn rearm(&self, _fd: BorrowedFd<'_>, _token: u64, _room: bool) {}
 
     pub(crate) fn unwatch(&self, _fd: BorrowedFd<'_>) {}
 

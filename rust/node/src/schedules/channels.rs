@@ -17,7 +17,7 @@ const NOTHING: Payload<'static> = Payload {
     segments: &[],
     refs: &[],
     kept: None,
-    signalled: &|| false,
+    signalled: Some(&|| false),
 };
 
 /// Waits as Python does: with a timeout that may be over at any step, after which the request is undone.

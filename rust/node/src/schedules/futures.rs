@@ -108,5 +108,5 @@ const NOTHING: crate::sending::Payload<'static> = crate::sending::Payload {
     segments: &[],
     refs: &[],
     kept: None,
-    signalled: &|| false,
+    signalled: Some(&|| false),
 };

@@ -74,12 +74,13 @@ impl Node {
         if kept.is_none() && !self.is_worth_sharing(segments) || !self.shares_with(pid, link) {
             return None;
         }
+        let signalled = payload.signalled.unwrap_or(&|| false);
         let file = match kept {
             Some((file, _)) => file,
             None => {
                 let go_on = || match link.is_closed() {
                     true => Err(SendError::Closed),
-                    false if (payload.signalled)() => Err(SendError::Signal),
+                    false if signalled() => Err(SendError::Signal),
                     false => Ok(()),
                 };
                 match self.place(segments, &go_on) {
@@ -88,7 +89,7 @@ impl Node {
                 }
             }
         };
-        if let Err(error) = link.await_room(payload.signalled) {
+        if let Err(error) = link.await_room(signalled) {
             return Some(Err(error));
         }
         let shared = Shared {

@@ -112,7 +112,7 @@ pub(crate) fn echo(node: &Arc<Node>, leads: bool) -> std::thread::JoinHandle<()>
                         segments: &segments,
                         refs: &call.body.refs,
                         kept: None,
-                        signalled: &|| false,
+                        signalled: Some(&|| false),
                     };
                     match call.mode {
                         CallMode::Fetch => {
@@ -140,7 +140,7 @@ pub(crate) fn payload<'a>(segments: &'a [&'a [u8]]) -> Payload<'a> {
         segments,
         refs: &[],
         kept: None,
-        signalled: &|| false,
+        signalled: Some(&|| false),
     }
 }
 

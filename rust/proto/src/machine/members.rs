@@ -217,14 +217,14 @@ impl<W> Machine<W> {
                 .waiters
                 .retain(|w| !matches!(w, Waiter::Remote { pid: p, .. } if *p == pid));
             let before = record.holders.len();
-            record.holders.retain(|(holder, giver), count| {
+            record.holders.retain(|((holder, giver), count)| {
                 *holder != pid && (*giver != pid || (*holder != me && *count > 0))
             });
             if record.holders.len() != before {
                 ids.push(*id);
             }
-            let given = record.holders.keys().filter(|(_, giver)| *giver == pid);
-            doubtful.extend(given.map(|(holder, _)| (*holder, *id)));
+            let given = record.holders.iter().filter(|((_, giver), _)| *giver == pid);
+            doubtful.extend(given.map(|((holder, _), _)| (*holder, *id)));
         }
         ids.sort_unstable();
         for id in ids {
