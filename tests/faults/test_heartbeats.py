@@ -319,6 +319,13 @@ class Forwarded(DialledManager):
     def __init__(self, path: str) -> None:
         super().__init__()
         self.path = path
+        self.threads: list[threading.Thread] = []
+
+    def close(self) -> None:
+        for thread in self.threads:
+            thread.join(10)
+        for end in self.ends:
+            end.close()
 
     def connect(self, pid: int, config: d.WorkerConfig) -> Any:
         dialled = super().connect(pid, config)
@@ -328,8 +335,10 @@ class Forwarded(DialledManager):
             near = socket.socket(socket.AF_UNIX)
             near.connect(self.path)
             end, _ = listener.accept()
-        for source, to in ((end, dialled.socket), (dialled.socket, end)):
-            threading.Thread(target=self._forward, args=(source, to), daemon=True).start()
+        self.ends = [end, dialled.socket]
+        for source, to in (self.ends, self.ends[::-1]):
+            self.threads.append(threading.Thread(target=self._forward, args=(source, to)))
+            self.threads[-1].start()
         return type(dialled)(near, dialled.inst, dialled.left_over)
 
     @staticmethod
@@ -344,10 +353,12 @@ class Forwarded(DialledManager):
 
 def test_f13_stopped_worker_behind_a_tunnel(tmp_path):
     """F13: a worker that is reached through a program that forwards is watched as well."""
-    (pid,) = d.addprocs(Forwarded(str(tmp_path / "socket")))
+    manager = Forwarded(str(tmp_path / "socket"))
+    (pid,) = d.addprocs(manager)
     ospid = d.remotecall_fetch(os.getpid, pid)
     stop(ospid)
     error = error_of(lambda: d.remotecall(abs, pid, -1).fetch(timeout=30))
     assert isinstance(error, d.ProcessExitedException)
     assert error.reason == f"no heartbeat for {H:g} s"
     wait_until(lambda: not exists(ospid), 5)
+    manager.close()
