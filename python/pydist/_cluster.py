@@ -152,6 +152,15 @@ def admit(listener: int, manager: ClusterManager | None) -> None:
         _core.watch_members()
 
 
+def _was_silent(pid: int) -> bool:
+    """Whether a worker was given up for its silence: who puts an end to it lets go of it."""
+    try:
+        _core.check_pid(pid)
+    except ProcessExitedException as error:
+        return error.reason.startswith("no heartbeat")
+    return False
+
+
 def members_changed() -> None:
     """Lets go of workers that have left by themselves."""
     if _session.session is None:
@@ -164,6 +173,8 @@ def members_changed() -> None:
             if w.joined and not isinstance(w.manager, LocalManager) and w.pid not in alive
         ]
     for worker in gone:
+        if _was_silent(worker.pid):
+            continue
         # It is kept until its manager can tell how it ended, for those that ask.
         worker.exit_reason()
         if worker.has_ended():
@@ -321,16 +332,18 @@ def process_exited(pid: int, reason: str, lives: bool = False) -> ProcessExitedE
     worker = _workers.get(pid)
     host, output = None, ""
     if worker is not None:
-        if "heartbeat" not in reason:
-            # One that was silent ends by its manager's signal, which is not why it was lost.
-            reason = worker.exit_reason() or reason
-        if not worker.has_ended() and not reason.startswith("no heartbeat"):
-            worker.drain(0.2)
-        if worker.has_ended():
-            worker.drain(0.2)
-            _forget(worker)
+        if reason.startswith("no heartbeat"):
+            # It may still be there: who puts an end to it lets go of it, and its signal is not why it was lost.
+            host, output = worker.host, _launching.tail(worker)
         else:
-            host, output = worker.host, worker.output()
+            reason = worker.exit_reason() or reason
+            if not worker.has_ended():
+                worker.drain(0.2)
+            if worker.has_ended():
+                worker.drain(0.2)
+                _forget(worker)
+            else:
+                host, output = worker.host, worker.output()
     host, output = _gone.get(pid, (host, output))
     if pid in _removed:
         reason = f"removed by rmprocs ({reason})"

@@ -163,6 +163,11 @@ class Worker:
         self._released.wait(2 * HOOK_SECONDS)
 
 
+def tail(worker: Worker) -> str:
+    """The end of what a worker has printed so far."""
+    return _output.tail(worker.pid)
+
+
 class Launch:
     """One run of `addprocs`.
 

@@ -2,16 +2,19 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 import pydist as d
 from pydist import _core
 from support import TESTS, Script, alive, exists, hold_gil, holders, stop, touch, wait_until
+from support_managers import DialledManager
 from support_network import DialIn, Relay, dial_in, error_of
 
 H = 1.0
@@ -308,3 +311,54 @@ def test_many_threads_may_set_it(workers):
         for thread in running:
             thread.result(10)
     assert set(workers) <= set(d.workers())
+
+
+class Forwarded(DialledManager):
+    """Workers that are reached through a Unix socket at a path, as those behind a tunnel of ssh."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+        self.threads: list[threading.Thread] = []
+
+    def close(self) -> None:
+        for thread in self.threads:
+            thread.join(10)
+        for end in self.ends:
+            end.close()
+
+    def connect(self, pid: int, config: d.WorkerConfig) -> Any:
+        dialled = super().connect(pid, config)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.path)
+            listener.listen()
+            near = socket.socket(socket.AF_UNIX)
+            near.connect(self.path)
+            end, _ = listener.accept()
+        self.ends = [end, dialled.socket]
+        for source, to in (self.ends, self.ends[::-1]):
+            self.threads.append(threading.Thread(target=self._forward, args=(source, to)))
+            self.threads[-1].start()
+        return type(dialled)(near, dialled.inst, dialled.left_over)
+
+    @staticmethod
+    def _forward(source: socket.socket, to: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                to.sendall(data)
+            to.shutdown(socket.SHUT_WR)
+        except OSError:
+            return
+
+
+def test_f13_stopped_worker_behind_a_tunnel(tmp_path):
+    """F13: a worker that is reached through a program that forwards is watched as well."""
+    manager = Forwarded(str(tmp_path / "socket"))
+    (pid,) = d.addprocs(manager)
+    ospid = d.remotecall_fetch(os.getpid, pid)
+    stop(ospid)
+    error = error_of(lambda: d.remotecall(abs, pid, -1).fetch(timeout=30))
+    assert isinstance(error, d.ProcessExitedException)
+    assert error.reason == f"no heartbeat for {H:g} s"
+    wait_until(lambda: not exists(ospid), 5)
+    manager.close()

@@ -11,7 +11,7 @@ use pydist_proto::message::{Member, Message};
 use crate::death::{Dying, STATUS_WAIT};
 use crate::inbox::Item;
 use crate::link::{Came, Link, Reading};
-use crate::liveness::WORD_OF_HEAD;
+use crate::liveness::{SILENCE, WORD_OF_HEAD};
 use crate::node::{Arrival, Node, TELL_AFTER};
 use crate::poll::{Event, TIMER, WAKER};
 use crate::shared::Received;
@@ -269,7 +269,7 @@ impl Node {
 
     /// Ends a connection; what waits for its process ends too.
     pub(crate) fn fail_link(&self, link: &Arc<Link>, reason: &str) {
-        self.end_link(link, reason, false);
+        self.end_link(link, reason, reason.starts_with(SILENCE));
     }
 
     /// Ends a connection, which has failed or whose peer is `silent`.

@@ -4,6 +4,7 @@
 //! socket see when the other one dies, but not when it is stopped: process 1 watches its local workers, which need not
 //! watch it, nor each other. Over a network both ends watch.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,9 @@ use crate::sync::atomic::Ordering;
 
 /// The system itself ends a connection over TCP whose other end is silent for this long, where heartbeats are off.
 const WITHOUT_HEARTBEATS: Duration = Duration::from_secs(120);
+
+/// Every reason for the loss of a silent peer begins with this, also where the system has found it out.
+pub(crate) const SILENCE: &str = "no heartbeat";
 
 /// A worker waits so long for process 1 to tell that the silent peer is gone for all.
 pub(crate) const WORD_OF_HEAD: Duration = Duration::from_millis(400);
@@ -172,7 +176,7 @@ impl Node {
             return;
         }
         let timeout = self.heartbeat().limit(self.watched(link)).unwrap_or_default();
-        let reason = format!("no heartbeat for {} s", timeout.as_secs_f64());
+        let reason = format!("{SILENCE} for {} s", timeout.as_secs_f64());
         self.end_link(link, &reason, true);
     }
 
@@ -180,7 +184,7 @@ impl Node {
     pub(crate) fn broken(error: Errno) -> String {
         match error {
             // The system has found out what heartbeats were about to.
-            Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH => format!("no heartbeat: {error}"),
+            Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH => format!("{SILENCE}: {error}"),
             _ => error.to_string(),
         }
     }
@@ -197,8 +201,17 @@ impl Link {
         self.write_if_idle(&pydist_proto::frame::encode_heartbeat(beat));
     }
 
-    /// A pump of Python stands between this socket and the peer.
+    /// A pump of Python stands between this socket and the peer: it has the other end of a pair without names. A
+    /// program that forwards, such as ssh, listens at a path.
     pub(crate) fn is_pumped(&self) -> bool {
-        !self.is_local() && crate::link::is_unix(self.fd())
+        !self.is_local() && crate::link::is_unix(self.fd()) && !has_named_peer(self.fd())
     }
+}
+
+fn has_named_peer(socket: BorrowedFd<'_>) -> bool {
+    let Ok(Some(peer)) = rustix::net::getpeername(socket) else {
+        return false;
+    };
+    rustix::net::SocketAddrUnix::try_from(peer)
+        .is_ok_and(|peer| peer.path().is_some() || peer.abstract_name().is_some())
 }
