@@ -333,7 +333,7 @@ def process_exited(pid: int, reason: str, lives: bool = False) -> ProcessExitedE
     host, output = None, ""
     if worker is not None:
         if reason.startswith("no heartbeat"):
-            # It may still be there: who puts an end to it lets go of it, and its signal is not why it was lost.
+            # It may still be there: who puts an end to it lets go of it, and a signal then is not why.
             host, output = worker.host, _launching.tail(worker)
         else:
             reason = worker.exit_reason() or reason
