@@ -205,7 +205,7 @@ fn f20_a_peer_that_does_not_read_holds_up_its_senders_until_it_does() {
         head.call_do(
             2,
             Payload {
-                signalled: &|| true,
+                signalled: Some(&|| true),
                 ..payload(segments)
             },
         )
