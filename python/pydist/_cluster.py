@@ -11,7 +11,13 @@ from typing import Any
 
 from . import _cookies, _core, _launching, _log, _session, _tls
 from ._abstract_pool import AbstractWorkerPool
-from ._errors import ConnectionLostError, LaunchWorkerError, NotConnectedError, ProcessExitedException
+from ._errors import (
+    REMOVED,
+    ConnectionLostError,
+    LaunchWorkerError,
+    NotConnectedError,
+    ProcessExitedException,
+)
 from .managers import _params, _registry
 from .managers.base import ClusterManager, WorkerConfig
 from .managers.local import LocalManager
@@ -346,7 +352,7 @@ def process_exited(pid: int, reason: str, lives: bool = False) -> ProcessExitedE
                 host, output = worker.host, worker.output()
     host, output = _gone.get(pid, (host, output))
     if pid in _removed:
-        reason = f"removed by rmprocs ({reason})"
+        reason = f"{REMOVED} ({reason})"
     return ProcessExitedException(pid, reason, host, output)
 
 

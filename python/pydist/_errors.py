@@ -51,6 +51,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+REMOVED = "removed by rmprocs"
+"""How the reason begins for which a worker has ended that was asked to."""
+
+
 class ProcessExitedException(Exception):
     """A process that has exited, or can no longer be reached.
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-from ._errors import ProcessExitedException
+from ._errors import REMOVED, ProcessExitedException
 
 RetryCheck: TypeAlias = Callable[[Any, Exception], Any]
 
@@ -140,7 +140,8 @@ class Retries:
         errors, attempts.suspicions = [*attempts.suspicions, error], []
         delay: float | None = None
         for each in errors:
-            attempts.deaths += 1
+            # One that was asked to end was not killed by what it ran.
+            attempts.deaths += not each.reason.startswith(REMOVED)
             if attempts.deaths >= DEATHS_MAX:
                 return None
             delay = self._next(attempts, each)

@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pydist import _imports
+from pydist import _imports, _interrupts
 from pydist._plain import (
     ARRAYS,
     ATOMS,
@@ -254,6 +254,8 @@ def _dump_rooted(
     except (KeyboardInterrupt, MemoryError, ByValueError):
         raise
     except BaseException as error:
+        if _interrupts.leaving() and isinstance(error, SystemExit):
+            raise
         raise _explain(error, roots()) from error
     finally:
         state.refs, state.loading = saved

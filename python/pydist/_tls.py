@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from . import _core, _network
 
 
-@dataclass(frozen=True, kw_only=True)
 class TlsFiles:
     """A certificate of one's own for connections with TLS, in place of a key that each process makes.
 
@@ -27,9 +25,23 @@ class TlsFiles:
     'worker.pem'
     """
 
-    ca: str | os.PathLike[str]
-    cert: str | os.PathLike[str]
-    key: str | os.PathLike[str]
+    __slots__ = ("ca", "cert", "key")
+
+    def __init__(
+        self, *, ca: str | os.PathLike[str], cert: str | os.PathLike[str], key: str | os.PathLike[str]
+    ) -> None:
+        self.ca = ca
+        self.cert = cert
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"TlsFiles(ca={self.ca!r}, cert={self.cert!r}, key={self.key!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TlsFiles) and self.paths() == other.paths()
+
+    def __hash__(self) -> int:
+        return hash(self.paths())
 
     def paths(self) -> tuple[str, str, str]:
         """The absolute paths of `ca`, `cert` and `key`."""

@@ -13,7 +13,7 @@ import threading
 import pytest
 
 import pydist as d
-from pydist import _doctor, _doctor_probe
+from pydist import _doctor_probe
 from support import wait_until
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
@@ -114,10 +114,10 @@ def test_a_setting_that_is_not_valid_fails_but_raises_nothing(monkeypatch, capsy
 
 
 def test_a_place_for_sockets_that_is_missing_fails(monkeypatch, tmp_path):
-    def fails(**_):
+    def fails():
         raise PermissionError("no")
 
-    monkeypatch.setattr(_doctor._session.tempfile, "mkdtemp", fails)
+    monkeypatch.setattr(_doctor._session, "_socket_folder", fails)
     check = checks_of(d.doctor())["socket folder"]
     assert check.result == "failed"
     assert "TMPDIR" in check.advice

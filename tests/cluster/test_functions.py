@@ -261,7 +261,8 @@ def test_threads_that_call_at_once_send_it_hardly_more_often(d: ModuleType, work
             assert d.remotecall_fetch(f, workers[0], None) == len(text)
 
     start = d.stats()["bytes_sent"] + len(text)
-    assert bytes_sent(d, use) < 1_100_000
+    # Once, and once more where the first thread has not got to note that it is sent.
+    assert bytes_sent(d, use) < 2_200_000
     gate.put(None)
     first.join(30)
 

@@ -13,7 +13,7 @@ import zipfile
 import pytest
 
 import pydist as d
-from pydist import _mirror
+from pydist import _everywhere, _mirror
 from support import Script, wait_until
 
 
@@ -23,6 +23,13 @@ def source(tmp_path):
     folder = tmp_path / "source"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def persistent():
+    """Have nothing persist beyond a test."""
+    yield
+    _everywhere._persistent.clear()
 
 
 def value_in(pid, module, name="value"):
@@ -140,7 +147,9 @@ def test_patterns_leave_out(workers, source):
     assert found == ["deep/data/two.py", "kept.py"]
 
 
-def test_workers_that_come_later_get_what_persists_before_they_are_there(workers, fresh_workers, source):
+def test_workers_that_come_later_get_what_persists_before_they_are_there(
+    workers, fresh_workers, source, persistent
+):
     path = source / "persists.py"
     path.write_text("value = 1")
     d.upload(path, persist=True)
