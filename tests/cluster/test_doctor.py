@@ -13,7 +13,7 @@ import threading
 import pytest
 
 import pydist as d
-from pydist import _doctor_probe
+from pydist import _doctor, _doctor_probe
 from support import wait_until
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
