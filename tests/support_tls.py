@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import ssl
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 import pydist as d
 from pydist import _core
+from support import tcp_listeners
 
 
 def beyond_loopback() -> list[str]:
@@ -21,6 +23,27 @@ def beyond_loopback() -> list[str]:
     found = [ip for ip in _core.interface_addresses() if ":" not in ip]
     if not found:
         pytest.skip("no address beyond loopback")
+    return found
+
+
+def schemes_of(pid: int, ip: str | None = None) -> set[str]:
+    """Tell how the listeners of a worker are dialled: "tls" where a session can be agreed on, else "tcp".
+
+    Parameters:
+        pid: the worker, whose processes can be seen from here.
+        ip: where it is dialled, if it listens on all addresses.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    found = set()
+    for host, port in tcp_listeners(d.remotecall_fetch(os.getpid, pid)):
+        with socket.create_connection((ip or host, port), 10) as s:
+            try:
+                with context.wrap_socket(s) as secured:
+                    assert secured.version() == "TLSv1.3"
+                found.add("tls")
+            except (ssl.SSLError, ConnectionError):
+                found.add("tcp")
     return found
 
 

@@ -81,6 +81,25 @@ def used() -> TlsFiles | None:
     return _used
 
 
+def tell(tls: Choice) -> dict[str, Any]:
+    """What a worker on any machine has to know to choose as this process does, for JSON.
+
+    Parameters:
+        tls: the choice for this worker. Files that this process uses are told in any case, as its peers may
+            use them; the paths hold on every machine.
+    """
+    files = tls if isinstance(tls, TlsFiles) else _used
+    return {"always": bool(tls), "files": None if files is None else files.paths()}
+
+
+def take(told: dict[str, Any]) -> tuple[Choice, TlsFiles | None]:
+    """Reads what `tell` told: the choice, and the files to use."""
+    files = None
+    if told["files"] is not None:
+        files = TlsFiles(**dict(zip(("ca", "cert", "key"), told["files"], strict=True)))
+    return (files or True) if told["always"] else None, files
+
+
 def scheme(ip: str, tls: Choice, allow_plaintext: bool) -> str:
     """How connections at an address are made: "tls" or "tcp".
 
@@ -88,5 +107,5 @@ def scheme(ip: str, tls: Choice, allow_plaintext: bool) -> str:
     """
     if tls or not (allow_plaintext or _network.is_loopback(ip)):
         return "tls"
-    _network.check_plaintext(ip, allow_plaintext)
+    _network.warn_of_plaintext(ip)
     return "tcp"

@@ -35,7 +35,7 @@ class SlurmManager(ClusterManager):
     The `timeout` of `addprocs` begins when the job does. It waits in the queue without limit, unless the
     option `immediate` (seconds) is given; Ctrl-C cancels it.
 
-    Workers dial process 1. Across hosts that needs `addprocs(manager, allow_plaintext=True)`.
+    Workers dial process 1, across hosts with TLS.
 
     Parameters:
         ntasks: how many; None for all tasks of the allocation, or one on each node of a job of its own.
