@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import ssl
 import subprocess
@@ -15,7 +14,6 @@ import pytest
 
 import pydist as d
 from pydist import _core
-from support import tcp_listeners
 
 
 def beyond_loopback() -> list[str]:
@@ -26,17 +24,23 @@ def beyond_loopback() -> list[str]:
     return found
 
 
+LISTENERS = (
+    "[tuple(c.laddr) for c in __import__('psutil').Process().net_connections('tcp') if c.status == 'LISTEN']"
+)
+"""What gives the addresses on which a process listens, as seen on its own network."""
+
+
 def schemes_of(pid: int, ip: str | None = None) -> set[str]:
     """Tell how the listeners of a worker are dialled: "tls" where a session can be agreed on, else "tcp".
 
     Parameters:
-        pid: the worker, whose processes can be seen from here.
+        pid: the worker.
         ip: where it is dialled, if it listens on all addresses.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     found = set()
-    for host, port in tcp_listeners(d.remotecall_fetch(os.getpid, pid)):
+    for host, port in d.remotecall_eval(LISTENERS, pid):
         with socket.create_connection((ip or host, port), 10) as s:
             try:
                 with context.wrap_socket(s) as secured:
