@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import warnings
-from functools import partial
 
 import pytest
 
@@ -17,8 +16,8 @@ from support_tls import Authority, schemes_of
 HOST = "__import__('os').uname().nodename"
 
 
-def both(far, **params):
-    pids = far.start([("pd1", 2), ("pd2", 1)], **params)
+def both(far, machines=(("pd1", 2), ("pd2", 1)), **params):
+    pids = far.start(machines, **params)
     by_host = {}
     for pid in pids:
         by_host.setdefault(d.remotecall_eval(HOST, pid), []).append(pid)
@@ -64,7 +63,7 @@ def test_workers_with_and_without_tls_reach_each_other(far):
 
 @pytest.mark.parametrize("bind", ["0.0.0.0", "10.77.0.1", "10.77.0.1:9000"])
 def test_the_address_that_workers_listen_on(far, bind):
-    one, two = far.start([(f"pd1 {bind}", 1), "pd2"])
+    (one,), (two,) = both(far, [f"pd1 {bind}", "pd2"])
     assert schemes_of(one, "10.77.0.1") == {"tls"}
     assert ask(one, two) == two
     assert ask(two, one) == one
@@ -89,16 +88,14 @@ def test_certificates_of_the_user(far, tmp_path):
     """The files are read on the machine of each worker, at the paths that they have here."""
     files = Authority(tmp_path, "own").files("all")
     here = os.path.dirname(support.__file__)
-    run = partial(
-        subprocess.run,
+    done = subprocess.run(
+        [sys.executable, "-c", CERTIFICATES, far.servers.folder, *files.paths()],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    words = [sys.executable, "-c", CERTIFICATES, far.servers.folder]
-    done = run([*words, *files.paths()])
     assert done.stdout == "3 2 [3, 2, 1]\n{'tls'} {'tls'}\n", done.stderr
 
 
