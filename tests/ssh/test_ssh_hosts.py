@@ -70,6 +70,7 @@ def test_the_address_that_workers_listen_on(far, bind):
 
 
 CERTIFICATES = """
+import os
 import sys
 import pydist as d
 from support_managers import ask
@@ -81,6 +82,12 @@ far = Cluster(Servers(2, "--netns", folder=Path(folder)))
 one, two = far.start(["pd1", "pd2"], tls=d.TlsFiles(ca=ca, cert=cert, key=key))
 print(ask(one, two), ask(two, one), d.pmap(abs, range(-3, 0)))
 print(schemes_of(one), schemes_of(two))
+os.rename(key, key + "-")
+try:
+    far.start(["pd1"])
+except d.LaunchWorkerError as error:
+    print(error)
+print(d.workers())
 """
 
 
@@ -96,7 +103,9 @@ def test_certificates_of_the_user(far, tmp_path):
         timeout=60,
         check=False,
     )
-    assert done.stdout == "3 2 [3, 2, 1]\n{'tls'} {'tls'}\n", done.stderr
+    values, schemes, *failure, left = done.stdout.splitlines()
+    assert (values, schemes, left) == ("3 2 [3, 2, 1]", "{'tls'} {'tls'}", "[2, 3]"), done.stderr
+    assert f"{files.key}: No such file" in "\n".join(failure)
 
 
 @pytest.mark.parametrize("lazy", [True, False])
