@@ -27,15 +27,17 @@ class Door:
 
     Parameters:
         params: the keywords of `addprocs`.
-        near: whether all tasks are on this host, so that nothing has to listen on the network.
+        near: whether all tasks are on this host. Then nothing listens on the network, unless the keywords say
+            how it is to be used.
     """
 
     def __init__(self, params: dict[str, Any], near: bool = False) -> None:
         session = _session.session
         assert session is not None
         self._params = params
-        self._near = near
-        host = "127.0.0.1" if near else "0.0.0.0"
+        self._asked = bool(params["tls"] or params["allow_plaintext"])
+        self._near = near and not self._asked
+        host = "127.0.0.1" if self._near else "0.0.0.0"
         self._scheme = _tls.scheme(host, params["tls"], params["allow_plaintext"])
         bound, self._listener = _core.bind_listener(f"{self._scheme}:{host}:0", session.inst, False)
         self._port = _network.split_any(bound.removeprefix(f"{self._scheme}:"))[1]
@@ -64,6 +66,7 @@ class Door:
             "head_inst": session.inst.hex(),
             "addresses": self.addresses(),
             "tls": _tls.tell(params["tls"]),
+            "asked": self._asked,
             "allow_plaintext": bool(params["allow_plaintext"]),
             "timeout": params["timeout"],
             "topology": params["topology"],
@@ -105,13 +108,14 @@ def id_at(ranges: Sequence[Sequence[int]], rank: int) -> int:
     raise ValueError("there are more tasks than process 1 has ids for")
 
 
-def serve(cookie: str, settings: dict[str, Any], rank: int) -> int:
+def serve(cookie: str, settings: dict[str, Any], rank: int, alone: bool = False) -> int:
     """Runs a worker until it is asked to end.
 
     Parameters:
         cookie: the secret of the cluster, in hexadecimal digits.
         settings: what process 1 tells.
         rank: the number of this task.
+        alone: whether there are tasks on no other host than that of this one.
 
     Returns:
         The exit status: 0 once it was asked to end, 1 where it could not join.
@@ -136,7 +140,7 @@ def serve(cookie: str, settings: dict[str, Any], rank: int) -> int:
         sys.stderr.flush()
         _core.close()
         return 1
-    _worker.run(_listen(settings, pid))
+    _worker.run(_listen(settings, pid, alone and not settings["asked"]))
     return 0
 
 
@@ -232,8 +236,14 @@ def _dial(settings: dict[str, Any]) -> str | None:
         time.sleep(PAUSE_SECONDS)
 
 
-def _listen(settings: dict[str, Any], pid: int) -> str:
-    """Listens where other workers reach this one; returns the addresses, one a line."""
+def _listen(settings: dict[str, Any], pid: int, near: bool) -> str:
+    """Listens where other workers reach this one; returns the addresses, one a line.
+
+    Parameters:
+        settings: what process 1 tells.
+        pid: the id of this worker.
+        near: not on the network, if process 1 is on this host.
+    """
     found = []
     ip = _core.own_address_to(1)
     if ip is None:
@@ -241,7 +251,7 @@ def _listen(settings: dict[str, Any], pid: int) -> str:
         found.append(_core.listen(f"unix:{os.path.join(folder, str(pid))}"))
     tls, _ = _tls.take(settings["tls"])
     host = "127.0.0.1" if ip is None else ip
-    if _network.is_loopback(host) and _far(settings):
+    if _network.is_loopback(host) and _far(settings) and not near:
         host = "0.0.0.0"
     if ip is not None or host == "0.0.0.0":
         scheme = _tls.scheme(host, tls, settings["allow_plaintext"])

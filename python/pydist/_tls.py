@@ -13,9 +13,9 @@ from . import _core, _network
 class TlsFiles:
     """A certificate of one's own for connections with TLS, in place of a key that each process makes.
 
-    Every process of the cluster needs such files. Workers that process 1 starts, on whatever machine, read them
-    at the same absolute paths there; those that dial in are told theirs. What `ca` signs is believed, whatever
-    name it is for. The cookie is needed all the same.
+    Every process of the cluster needs such files. Workers that process 1 starts, on whatever machine, read
+    them at the same absolute paths there; those that dial in are told theirs. What `ca` signs is believed,
+    whatever name it is for. The cookie is needed all the same.
 
     Parameters:
         ca: a PEM file with the certificates of the authority that the other end's certificate must be of.
