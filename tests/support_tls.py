@@ -24,6 +24,33 @@ def beyond_loopback() -> list[str]:
     return found
 
 
+LISTENERS = (
+    "[tuple(c.laddr) for c in __import__('psutil').Process().net_connections('tcp') if c.status == 'LISTEN']"
+)
+"""What gives the addresses on which a process listens, as seen on its own network."""
+
+
+def schemes_of(pid: int, ip: str | None = None) -> set[str]:
+    """Tell how the listeners of a worker are dialled: "tls" where a session can be agreed on, else "tcp".
+
+    Parameters:
+        pid: the worker.
+        ip: where it is dialled, if it listens on all addresses.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    found = set()
+    for host, port in d.remotecall_eval(LISTENERS, pid):
+        with socket.create_connection((ip or host, port), 10) as s:
+            try:
+                with context.wrap_socket(s) as secured:
+                    assert secured.version() == "TLSv1.3"
+                found.add("tls")
+            except (ssl.SSLError, ConnectionError):
+                found.add("tcp")
+    return found
+
+
 def openssl(*words: str | Path) -> None:
     subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=60)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, NoReturn
 
-from . import _dialin, _network, _session, _worker
+from . import _dialin, _network, _session, _tls, _worker
 
 
 def main(cookie: bytes, config: dict[str, Any]) -> None:
@@ -30,13 +30,22 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
         lazy=config["lazy"],
     )
     del cookie
+    tls, files = _tls.take(config["tls"])
+    try:
+        _tls.use(files)
+    except (OSError, ValueError) as error:
+        _fail(config, f"cannot join the cluster: {error}")
     _worker.watch_parent(config["parent"])
     targets = [_network.split(head) for head in config["heads"]]
     plaintext = config["allow_plaintext"]
-    error = _dialin.dial(targets, bytes.fromhex(config["head_inst"]), until, plaintext)
-    if error is not None:
-        sys.stderr.write(f"worker {config['pid']} {error}\n")
-        sys.stderr.flush()
-        os._exit(1)
+    failure = _dialin.dial(targets, bytes.fromhex(config["head_inst"]), until, plaintext, tls)
+    if failure is not None:
+        _fail(config, failure)
     del config
-    _worker.run(_dialin.listen("", plaintext))
+    _worker.run(_dialin.listen("", plaintext, tls))
+
+
+def _fail(config: dict[str, Any], message: str) -> NoReturn:
+    sys.stderr.write(f"worker {config['pid']} {message}\n")
+    sys.stderr.flush()
+    os._exit(1)

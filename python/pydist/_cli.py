@@ -33,7 +33,7 @@ options:
                           salloc); with -p N, N of them, or outside of one a job of N tasks
   --mpi                   the processes that mpirun has started: the first runs the program, the others are
                           the workers; found out without --mpi, too, unless other workers are asked for
-  --allow-plaintext       let connections to other hosts go over the network without encryption
+  --allow-plaintext       let connections to other hosts go without encryption (TLS)
   -L, --load FILE         run FILE in __main__ of every process before the program; may be given several times
   -i, --interactive       an interactive session after the program
   -c CODE                 the program is the text CODE

@@ -37,11 +37,6 @@ def encryption_of(pid: int) -> tuple[Choice, bool]:
     return _deadlines.get(pid, (0.0, None, False))[1:]
 
 
-def plaintext_allowed(pid: int) -> bool:
-    """Whether the connection to a worker that is being started may be in plain text across hosts."""
-    return encryption_of(pid)[1]
-
-
 class Worker:
     """A worker with its manager.
 

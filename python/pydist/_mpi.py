@@ -23,6 +23,7 @@ _VARIABLES = (
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
 )
+_HERE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
 _STEP = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
 _TAKEN = "PYDIST_MPI_TAKEN"
 _JOBS = (
@@ -92,7 +93,8 @@ class MpiManager(ClusterManager):
     def launch(self, params: dict[str, Any], launched: Launched) -> None:
         """Tells the other processes where this one is."""
         _core.watch_members()
-        door = self._door = _ranks.Door(params)
+        near = str(self._size) in (os.environ.get(name) for name in _HERE)
+        door = self._door = _ranks.Door(params, near)
         try:
             pids = [launched(WorkerConfig(userdata={"rank": rank})) for rank in range(1, self._size)]
             self._coming.update(pids)

@@ -1,4 +1,4 @@
-"""Addresses on the network: resolving names, and what may be used without encryption."""
+"""Addresses on the network: resolving names, and which of them others can read along at."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ import socket
 import warnings
 
 from . import _core
-
-HINT = (
-    "what goes over it can be read and changed by others on the network; use TLS, or 127.0.0.1 and a tunnel "
-    "(such as ssh -L), or say allow_plaintext=True (for a worker: --allow-plaintext) where the network is "
-    "trusted"
-)
 
 _warned = False
 
@@ -120,17 +114,9 @@ def is_loopback(ip: str) -> bool:
     return ipaddress.ip_address(ip).is_loopback
 
 
-def check_plaintext(ip: str, allowed: bool) -> None:
-    """Refuses an address on which others could read along.
-
-    Raises:
-        ValueError: it is not on loopback, and plain text is not allowed.
-    """
+def warn_of_plaintext(ip: str) -> None:
+    """Warns, once, of an address on which others can read along."""
     global _warned
-    if is_loopback(ip):
-        return
-    if not allowed:
-        raise ValueError(f"{ip} is not on loopback, and the connection is not encrypted: {HINT}")
-    if not _warned:
+    if not is_loopback(ip) and not _warned:
         _warned = True
         warnings.warn(f"connections over {ip} are not encrypted", RuntimeWarning, stacklevel=3)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import _core, _dialin, _lines, _network, _session, _worker
+from . import _core, _dialin, _lines, _network, _session, _tls, _worker
 from .managers.local import import_paths
 
 PAUSE_SECONDS = 0.2
@@ -27,25 +27,27 @@ class Door:
 
     Parameters:
         params: the keywords of `addprocs`.
+        near: whether all tasks are on this host. Then nothing listens on the network, unless the keywords say
+            how it is to be used.
     """
 
-    def __init__(self, params: dict[str, Any]) -> None:
+    def __init__(self, params: dict[str, Any], near: bool = False) -> None:
         session = _session.session
         assert session is not None
         self._params = params
-        host = "127.0.0.1"
-        if params["allow_plaintext"]:
-            host = "0.0.0.0"
-            _network.check_plaintext(host, True)
-        bound, self._listener = _core.bind_listener(f"tcp:{host}:0", session.inst, False)
-        self._port = _network.split_any(bound.removeprefix("tcp:"))[1]
+        self._asked = bool(params["tls"] or params["allow_plaintext"])
+        self._near = near and not self._asked
+        host = "127.0.0.1" if self._near else "0.0.0.0"
+        self._scheme = _tls.scheme(host, params["tls"], params["allow_plaintext"])
+        bound, self._listener = _core.bind_listener(f"{self._scheme}:{host}:0", session.inst, False)
+        self._port = _network.split_any(bound.removeprefix(f"{self._scheme}:"))[1]
         self._open = True
         _core.open_listener(self._listener)
 
     def addresses(self) -> list[str]:
-        """The addresses of process 1, as `IP:PORT`."""
-        others = _network.own_addresses(self._port) if self._params["allow_plaintext"] else []
-        return list(dict.fromkeys([*others, f"127.0.0.1:{self._port}"]))
+        """The addresses of process 1, as `SCHEME:IP:PORT`."""
+        others = [] if self._near else _network.own_addresses(self._port)
+        return [f"{self._scheme}:{a}" for a in dict.fromkeys([*others, f"127.0.0.1:{self._port}"])]
 
     def settings(self, pids: Sequence[int]) -> dict[str, Any]:
         """What tasks need to know; the cookie is not in it.
@@ -63,6 +65,8 @@ class Door:
             "head": session.address,
             "head_inst": session.inst.hex(),
             "addresses": self.addresses(),
+            "tls": _tls.tell(params["tls"]),
+            "asked": self._asked,
             "allow_plaintext": bool(params["allow_plaintext"]),
             "timeout": params["timeout"],
             "topology": params["topology"],
@@ -104,13 +108,14 @@ def id_at(ranges: Sequence[Sequence[int]], rank: int) -> int:
     raise ValueError("there are more tasks than process 1 has ids for")
 
 
-def serve(cookie: str, settings: dict[str, Any], rank: int) -> int:
+def serve(cookie: str, settings: dict[str, Any], rank: int, alone: bool = False) -> int:
     """Runs a worker until it is asked to end.
 
     Parameters:
         cookie: the secret of the cluster, in hexadecimal digits.
         settings: what process 1 tells.
         rank: the number of this task.
+        alone: whether there are tasks on no other host than that of this one.
 
     Returns:
         The exit status: 0 once it was asked to end, 1 where it could not join.
@@ -129,13 +134,13 @@ def serve(cookie: str, settings: dict[str, Any], rank: int) -> int:
         lazy=settings["lazy"],
     )
     _dialin._leave_standard_input()
-    error = _dial(settings)
+    error = _use_files(settings) or _dial(settings)
     if error is not None:
         sys.stderr.write(f"worker {pid} on {_session.host()} cannot join the cluster: {error}\n")
         sys.stderr.flush()
         _core.close()
         return 1
-    _worker.run(_listen(settings, pid))
+    _worker.run(_listen(settings, pid, alone and not settings["asked"]))
     return 0
 
 
@@ -145,17 +150,22 @@ def targets(settings: dict[str, Any]) -> list[str]:
     Raises:
         ValueError: process 1 is on another host, and listens on loopback alone.
     """
-    tcp = [f"tcp:{address}" for address in settings["addresses"]]
-    near = [t for t in tcp if _network.is_loopback(_network.split(t.removeprefix("tcp:"))[0])]
-    far = [t for t in tcp if t not in near]
+    far = _far(settings)
+    near = [address for address in settings["addresses"] if address not in far]
     if settings["host"] == _session.host():
         return [*_socket_of_head(settings), *near, *far]
     if not far:
         raise ValueError(
-            f"process 1 runs on {settings['host']} and listens on loopback alone, as connections to other "
-            f"hosts are not encrypted: {_network.HINT}"
+            f"process 1 runs on {settings['host']} and listens on loopback alone, as it has no other address "
+            "or all processes were to be on its host"
         )
     return far
+
+
+def _far(settings: dict[str, Any]) -> list[str]:
+    """The addresses of process 1 that other hosts reach."""
+    ip_of = {address: _network.split(address.partition(":")[2])[0] for address in settings["addresses"]}
+    return [address for address, ip in ip_of.items() if not _network.is_loopback(ip)]
 
 
 def _socket_of_head(settings: dict[str, Any]) -> list[str]:
@@ -196,6 +206,15 @@ def remove_socket(pid: int) -> None:
         return
 
 
+def _use_files(settings: dict[str, Any]) -> str | None:
+    """Has this process use the files for TLS of process 1; returns what is wrong where it cannot."""
+    try:
+        _tls.use(_tls.take(settings["tls"])[1])
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None
+
+
 def _dial(settings: dict[str, Any]) -> str | None:
     """Dials process 1 until it answers; returns what is wrong where it does not."""
     until = time.monotonic() + settings["timeout"]
@@ -217,19 +236,24 @@ def _dial(settings: dict[str, Any]) -> str | None:
         time.sleep(PAUSE_SECONDS)
 
 
-def _listen(settings: dict[str, Any], pid: int) -> str:
-    """Listens where other workers reach this one; returns the addresses, one a line."""
+def _listen(settings: dict[str, Any], pid: int, near: bool) -> str:
+    """Listens where other workers reach this one; returns the addresses, one a line.
+
+    Parameters:
+        settings: what process 1 tells.
+        pid: the id of this worker.
+        near: not on the network, if process 1 is on this host.
+    """
     found = []
     ip = _core.own_address_to(1)
     if ip is None:
         folder = os.path.dirname(settings["head"].removeprefix("unix:"))
         found.append(_core.listen(f"unix:{os.path.join(folder, str(pid))}"))
-    if settings["allow_plaintext"]:
-        if ip is None or _network.is_loopback(ip):
-            port = _network.split(_core.listen("tcp:0.0.0.0:0").removeprefix("tcp:"))[1]
-            found += [f"tcp:{address}" for address in _network.own_addresses(port)]
-        else:
-            found.append(_core.listen(f"tcp:{_network.join(ip, 0)}"))
-    elif ip is not None:
-        found.append(_core.listen("tcp:127.0.0.1:0"))
-    return "\n".join(found)
+    tls, _ = _tls.take(settings["tls"])
+    host = "127.0.0.1" if ip is None else ip
+    if _network.is_loopback(host) and _far(settings) and not near:
+        host = "0.0.0.0"
+    if ip is not None or host == "0.0.0.0":
+        scheme = _tls.scheme(host, tls, settings["allow_plaintext"])
+        found.append(_network.dialable(_core.listen(f"{scheme}:{_network.join(host, 0)}")))
+    return "\n".join(filter(None, found))

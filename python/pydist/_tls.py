@@ -11,8 +11,9 @@ from . import _core, _network
 class TlsFiles:
     """A certificate of one's own for connections with TLS, in place of a key that each process makes.
 
-    Every process of the cluster needs such files, at the paths that are valid on its machine; what `ca` signs
-    is believed, whatever name it is for. The cookie is needed all the same.
+    Every process of the cluster needs such files. Workers that process 1 starts, on whatever machine, read
+    them at the same absolute paths there; those that dial in are told theirs. What `ca` signs is believed,
+    whatever name it is for. The cookie is needed all the same.
 
     Parameters:
         ca: a PEM file with the certificates of the authority that the other end's certificate must be of.
@@ -93,6 +94,25 @@ def used() -> TlsFiles | None:
     return _used
 
 
+def tell(tls: Choice) -> dict[str, Any]:
+    """What a worker on any machine has to know to choose as this process does, for JSON.
+
+    Parameters:
+        tls: the choice for this worker. Files that this process uses are told in any case, as its peers may
+            use them; the paths hold on every machine.
+    """
+    files = tls if isinstance(tls, TlsFiles) else _used
+    return {"always": bool(tls), "files": None if files is None else files.paths()}
+
+
+def take(told: dict[str, Any]) -> tuple[Choice, TlsFiles | None]:
+    """Reads what `tell` told: the choice, and the files to use."""
+    files = None
+    if told["files"] is not None:
+        files = TlsFiles(**dict(zip(("ca", "cert", "key"), told["files"], strict=True)))
+    return (files or True) if told["always"] else None, files
+
+
 def scheme(ip: str, tls: Choice, allow_plaintext: bool) -> str:
     """How connections at an address are made: "tls" or "tcp".
 
@@ -100,5 +120,5 @@ def scheme(ip: str, tls: Choice, allow_plaintext: bool) -> str:
     """
     if tls or not (allow_plaintext or _network.is_loopback(ip)):
         return "tls"
-    _network.check_plaintext(ip, allow_plaintext)
+    _network.warn_of_plaintext(ip)
     return "tcp"

@@ -337,7 +337,11 @@ def serve_dialled(
 
 
 def listen_dialled(
-    bind: str, cookie: bytes, allow_plaintext: bool, tls: _tls.Choice = None
+    bind: str,
+    cookie: bytes,
+    allow_plaintext: bool,
+    tls: _tls.Choice = None,
+    files: _tls.TlsFiles | None = None,
 ) -> tuple[str, bytes]:
     """Starts the core of a worker that process 1 is to dial.
 
@@ -346,14 +350,15 @@ def listen_dialled(
         cookie: the secret of the cluster.
         allow_plaintext: let one beyond loopback be without encryption.
         tls: whether, and with what, one on loopback is encrypted too.
+        files: what encrypted connections are made with, also where `tls` does not ask for them.
 
     Returns:
         The address where it listens, and the tag of the listener.
 
     Raises:
-        OSError: it cannot listen there.
+        OSError: it cannot listen there, or a file cannot be read.
         RuntimeError: this process belongs to a cluster already.
-        ValueError: the files of `tls` cannot be used.
+        ValueError: the files cannot be used.
     """
     if _session._started:
         raise RuntimeError("this process belongs to a cluster already")
@@ -361,7 +366,7 @@ def listen_dialled(
     target = _network.resolve(host, port)[0]
     scheme = _tls.scheme(_network.split_any(target)[0], tls, allow_plaintext)
     inst = _session.start_unnamed(cookie)
-    _tls.use(tls)
+    _tls.use(tls if files is None else files)
     return _core.listen(f"{scheme}:{target}"), inst
 
 

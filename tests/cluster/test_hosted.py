@@ -12,6 +12,7 @@ import pydist as d
 from pydist import _cluster, _core, _network
 from pydist.managers import _hosted
 from support import tcp_listeners, wait_until
+from support_tls import beyond_loopback, schemes_of
 
 
 class PlacedHere(_hosted.Placed):
@@ -173,14 +174,35 @@ def test_a_process_that_cannot_be_started_is_named(params):
     assert d.procs() == [1]
 
 
-def test_an_address_beyond_loopback_is_refused_unless_plain_text_is_allowed(monkeypatch):
-    monkeypatch.setattr(_network, "own_addresses", lambda port: [f"192.0.2.77:{port}"])
+def test_beyond_loopback_tls_is_the_default():
+    beyond_loopback()
+    ip = _network.split_any(_network.own_addresses(0)[0])[0]
     before = tcp_listeners(os.getpid())
-    with pytest.raises(ValueError, match=r"192\.0\.2\.77.*allow_plaintext"):
-        d.addprocs(HereManager(PlacedHere(), here=False))
-    with pytest.raises(ValueError, match="allow_plaintext"):
-        d.addprocs(HereManager(PlacedHere()), bind_addr="0.0.0.0")
-    assert tcp_listeners(os.getpid()) == before
+    for manager, params in (
+        (HereManager(PlacedHere(), PlacedHere(), here=False), {}),
+        (HereManager(PlacedHere(), PlacedHere()), {"bind_addr": ip}),
+        (HereManager(PlacedHere(), PlacedHere()), {"bind_addr": "0.0.0.0"}),
+    ):
+        one, two = d.addprocs(manager, **params)
+        assert schemes_of(one) == schemes_of(two) == {"tls"}
+        assert [host for host, _ in tcp_listeners(d.remotecall_fetch(os.getpid, one))] == [ip]
+        assert d.remotecall_fetch(d.remotecall_fetch, one, d.myid, two) == two
+        assert d.remotecall_fetch(len, two, bytes(3_000_000)) == 3_000_000
+        d.rmprocs(one, two)
+        assert tcp_listeners(os.getpid()) == before
+
+
+@pytest.mark.filterwarnings("ignore:connections over")
+def test_encryption_as_it_is_asked_for():
+    beyond_loopback()
+    for params, scheme in (
+        ({"tls": True}, "tls"),
+        ({"allow_plaintext": True, "bind_addr": "0.0.0.0"}, "tcp"),
+    ):
+        one, two = d.addprocs(HereManager(PlacedHere(), PlacedHere()), **params)
+        assert schemes_of(one) == schemes_of(two) == {scheme}
+        assert d.remotecall_fetch(d.remotecall_fetch, one, d.myid, two) == two
+        d.rmprocs(one, two)
 
 
 def test_a_worker_nobody_waits_for_is_not_let_in():

@@ -145,11 +145,8 @@ def test_beyond_loopback_plain_text_is_not_listened_to_unless_it_is_allowed():
         assert answer[:1] == (b"\x89" if allowed else b"\x15")
 
 
-def test_an_address_on_which_others_read_along_is_refused():
-    with pytest.raises(ValueError, match="allow_plaintext"):
-        _network.check_plaintext("192.0.2.1", False)
+def test_where_tls_is_used():
     for ip in ("127.0.0.1", "::1"):
-        _network.check_plaintext(ip, False)
         assert _tls.scheme(ip, None, False) == "tcp"
         assert _tls.scheme(ip, True, False) == "tls"
     for ip in ("192.0.2.1", "0.0.0.0", "::"):

@@ -98,7 +98,7 @@ def test_what_is_left_of_a_crash_does_no_harm(mpirun, tmp_path):
     left = {
         "host": os.uname().nodename,
         "head": "unix:/nowhere",
-        "addresses": ["127.0.0.1:1"],
+        "addresses": ["tcp:127.0.0.1:1"],
         "pids": [[2, 1]],
     }
     environment = {**os.environ, "PMI_SIZE": "2", "PMI_PORT": "here:1"}

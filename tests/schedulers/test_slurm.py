@@ -16,6 +16,7 @@ import pydist as d
 from pydist import _network, _session
 from support import Script, executable, tcp_listeners, touch, wait_until
 from support_managers import ask
+from support_tls import beyond_loopback, schemes_of
 
 IMPORTS = os.pathsep.join(sys.path)
 
@@ -379,25 +380,25 @@ def elsewhere(tmp_path):
     )
 
 
-def test_another_host_is_not_reached_in_plain_text(slurm, elsewhere):
+def test_another_host_does_not_reach_loopback(slurm, elsewhere, monkeypatch):
+    monkeypatch.setattr(_network, "own_addresses", lambda port: [])
     with pytest.raises(d.LaunchWorkerError) as caught:
         d.addprocs(d.SlurmManager(1), exename=elsewhere, env={"PYTHONPATH": IMPORTS})
     assert caught.value.status == 1
     assert caught.value.host == "other0"
     assert f"process 1 runs on {os.uname().nodename} and listens on loopback alone" in caught.value.output
-    assert "allow_plaintext=True" in caught.value.output
     slurm.wait_empty()
 
 
 @pytest.mark.filterwarnings("ignore:connections over .* are not encrypted:RuntimeWarning")
-def test_workers_on_other_hosts(slurm, elsewhere):
+@pytest.mark.parametrize("params", [{"tls": True}, {"allow_plaintext": True}], ids=["tls", "plain text"])
+def test_workers_on_other_hosts(slurm, elsewhere, params):
     if all(_network.is_loopback(_network.split(address)[0]) for address in _network.own_addresses(1)):
         pytest.skip("this machine has no address beyond loopback")
     with pytest.raises(d.ProcessExitedException):
-        near = d.addprocs(d.SlurmManager(1), allow_plaintext=True)
-        far = d.addprocs(
-            d.SlurmManager(2), exename=elsewhere, env={"PYTHONPATH": IMPORTS}, allow_plaintext=True
-        )
+        near = d.addprocs(d.SlurmManager(1), **params)
+        far = d.addprocs(d.SlurmManager(2), exename=elsewhere, env={"PYTHONPATH": IMPORTS}, **params)
+        assert [schemes_of(pid) for pid in far] == [{"tls" if params.get("tls") else "tcp"}] * 2
         assert [d.procs(pid) for pid in far] == [[pid] for pid in far]
         assert d.procs(1) == [1, *near]
         pids = [*near, *far]
@@ -406,6 +407,17 @@ def test_workers_on_other_hosts(slurm, elsewhere):
         assert [d.remotecall_fetch(len, pid, large) for pid in pids] == [3_000_000] * 3
         d.remotecall_fetch(os._exit, far[0], 1)
     assert d.workers() == [*near, far[1]]
+
+
+def test_tls_between_hosts_is_the_default(slurm, elsewhere):
+    """Those of a job on the one node of process 1 do not listen on the network, as nobody is elsewhere."""
+    beyond_loopback()
+    (near,) = d.addprocs(d.SlurmManager(1))
+    far = d.addprocs(d.SlurmManager(2), exename=elsewhere, env={"PYTHONPATH": IMPORTS})
+    assert [schemes_of(pid) for pid in (near, *far)] == [set(), {"tls"}, {"tls"}]
+    assert [ask(a, b) for a, b in (far, far[::-1], (near, far[0]))] == [far[1], far[0], far[0]]
+    with pytest.raises(d.NotConnectedError):
+        ask(far[1], near)
 
 
 def test_no_srun_in_the_path(tmp_path):

@@ -1,24 +1,33 @@
 """Workers on two hosts, each with a network of its own and a real ssh server."""
 
+import os
+import subprocess
+import sys
+import warnings
+
 import pytest
 
 import pydist as d
+import support
+from pydist import _network
 from support_managers import ask
+from support_tls import Authority, schemes_of
 
 HOST = "__import__('os').uname().nodename"
 
 
-def both(far, **params):
-    pids = far.start([("pd1", 2), ("pd2", 1)], **params)
+def both(far, machines=(("pd1", 2), ("pd2", 1)), **params):
+    pids = far.start(machines, **params)
     by_host = {}
     for pid in pids:
         by_host.setdefault(d.remotecall_eval(HOST, pid), []).append(pid)
     return by_host["pd1"], by_host["pd2"]
 
 
-@pytest.mark.filterwarnings("ignore:connections over")
 def test_two_hosts(far):
-    (a, b), (c,) = both(far, allow_plaintext=True)
+    """Without a word of the user, all that crosses the network is encrypted."""
+    (a, b), (c,) = both(far)
+    assert [schemes_of(pid) for pid in (a, b, c)] == [{"tls"}] * 3
     assert d.pmap(pow, range(30), [3] * 30) == [i**3 for i in range(30)]
     assert [ask(*pair) for pair in ((a, c), (c, a), (b, c))] == [c, a, c]
     channel = d.RemoteChannel(lambda: d.Channel(4), c)
@@ -32,22 +41,71 @@ def test_two_hosts(far):
     far.await_end()
 
 
-@pytest.mark.parametrize("machine", ["pd1", "10.77.0.1", "pd1 0.0.0.0", "pd1 10.77.0.1:9000"])
-def test_plain_text_over_the_network_is_refused(far, machine):
-    flags = [*far.servers.flags, "-o", f"UserKnownHostsFile={far.servers.folder / 'known_hosts'}"]
-    flags += ["-i", str(far.servers.folder / "client_key")]
-    with pytest.raises(ValueError, match=r"not encrypted.*allow_plaintext=True.*tunnel=True"):
-        far.start([machine], sshflags=flags)
-    far.await_end()
-    assert d.procs() == [1]
+def test_plain_text_where_it_is_allowed(far, monkeypatch):
+    monkeypatch.setattr(_network, "_warned", False)
+    with pytest.warns(RuntimeWarning, match="connections over 10.77.0.[12] are not encrypted") as warned:
+        (a, b), (c,) = both(far, allow_plaintext=True)
+    assert len(warned) == 1
+    assert [schemes_of(pid) for pid in (a, b, c)] == [{"tcp"}] * 3
+    assert [ask(*pair) for pair in ((a, c), (c, a), (b, c))] == [c, a, c]
 
 
-@pytest.mark.filterwarnings("ignore:connections over")
-@pytest.mark.parametrize("bind", ["0.0.0.0", "10.77.0.1"])
-def test_the_address_that_workers_listen_on(far, bind):
-    one, two = far.start([(f"pd1 {bind}", 1), "pd2"], allow_plaintext=True)
+def test_workers_with_and_without_tls_reach_each_other(far):
+    """The address of each says how it is dialled."""
+    (one,) = far.start(["pd1"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        (two,) = far.start(["pd2"], allow_plaintext=True)
+    assert [schemes_of(pid) for pid in (one, two)] == [{"tls"}, {"tcp"}]
     assert ask(one, two) == two
     assert ask(two, one) == one
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "10.77.0.1", "10.77.0.1:9000"])
+def test_the_address_that_workers_listen_on(far, bind):
+    (one,), (two,) = both(far, [f"pd1 {bind}", "pd2"])
+    assert schemes_of(one, "10.77.0.1") == {"tls"}
+    assert ask(one, two) == two
+    assert ask(two, one) == one
+
+
+CERTIFICATES = """
+import os
+import sys
+import pydist as d
+from support_managers import ask
+from support_ssh import Cluster, Servers
+from support_tls import schemes_of
+from pathlib import Path
+folder, ca, cert, key = sys.argv[1:]
+far = Cluster(Servers(2, "--netns", folder=Path(folder)))
+one, two = far.start(["pd1", "pd2"], tls=d.TlsFiles(ca=ca, cert=cert, key=key))
+print(ask(one, two), ask(two, one), d.pmap(abs, range(-3, 0)))
+print(schemes_of(one), schemes_of(two))
+os.rename(key, key + "-")
+try:
+    far.start(["pd1"])
+except d.LaunchWorkerError as error:
+    print(error)
+print(d.workers())
+"""
+
+
+def test_certificates_of_the_user(far, tmp_path):
+    """The files are read on the machine of each worker, at the paths that they have here."""
+    files = Authority(tmp_path, "own").files("all")
+    here = os.path.dirname(support.__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", CERTIFICATES, far.servers.folder, *files.paths()],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    values, schemes, *failure, left = done.stdout.splitlines()
+    assert (values, schemes, left) == ("3 2 [3, 2, 1]", "{'tls'} {'tls'}", "[2, 3]"), done.stderr
+    assert f"{files.key}: No such file" in "\n".join(failure)
 
 
 @pytest.mark.parametrize("lazy", [True, False])

@@ -51,7 +51,7 @@ def test_workers_dial_the_service_of_process_1(manifest):
     assert all(isinstance(word, str) for word in words)
     options = worker_options(words)
     assert [_network.split(text) for text in options.connect] == [("pydist-head", 9000)]
-    assert options.allow_plaintext
+    assert not options.allow_plaintext
     service = manifest["Service", "pydist-head"]
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["ports"][0]["port"] == 9000
@@ -59,7 +59,7 @@ def test_workers_dial_the_service_of_process_1(manifest):
     assert service["spec"]["selector"].items() <= labels.items()
     assert container(manifest["Job", "pydist-head"])["ports"] == [{"containerPort": 9000}]
     text = (DOCS / "kubernetes.yaml").read_text()
-    assert 'ElasticManager("0.0.0.0", 9000, cookie=os.environ["PYDIST_COOKIE"], allow_plaintext=True)' in text
+    assert 'ElasticManager("0.0.0.0", 9000, cookie=os.environ["PYDIST_COOKIE"])' in text
 
 
 def test_the_cookie_is_a_secret_in_all_pods(manifest):

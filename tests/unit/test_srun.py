@@ -154,12 +154,12 @@ def settings(host, addresses):
 
 
 def test_which_addresses_a_task_dials(monkeypatch):
-    both = ["10.0.0.5:7", "127.0.0.1:7"]
+    both = ["tls:10.0.0.5:7", "tls:127.0.0.1:7"]
     monkeypatch.setattr(_ranks._session, "host", lambda: "here")
-    assert _ranks.targets(settings("here", both)) == ["tcp:127.0.0.1:7", "tcp:10.0.0.5:7"]
-    assert _ranks.targets(settings("there", both)) == ["tcp:10.0.0.5:7"]
+    assert _ranks.targets(settings("here", both)) == ["tls:127.0.0.1:7", "tls:10.0.0.5:7"]
+    assert _ranks.targets(settings("there", both)) == ["tls:10.0.0.5:7"]
     with pytest.raises(ValueError, match="process 1 runs on there and listens on loopback alone"):
-        _ranks.targets(settings("there", ["127.0.0.1:7"]))
+        _ranks.targets(settings("there", ["tcp:127.0.0.1:7"]))
 
 
 @pytest.mark.parametrize(

@@ -153,18 +153,28 @@ def connect(pid: int, config: WorkerConfig) -> Dialled:
         ) from error
     made.settimeout(None)
     try:
-        _check_encryption(made.getpeername()[0], tls, *_launching.encryption_of(pid))
+        check_encryption(made.getpeername()[0], tls, *_launching.encryption_of(pid))
     except BaseException:
         made.close()
         raise
     return Dialled(made, inst, reader.left_over(), tls)
 
 
-def _check_encryption(ip: str, tls: bool, wanted: _tls.Choice, allow_plaintext: bool) -> None:
-    """Refuses a worker that speaks no TLS where that is required; one may always speak it."""
+def check_encryption(ip: str, tls: bool, wanted: _tls.Choice, allow_plaintext: bool) -> None:
+    """Refuses a worker that speaks no TLS where that is required; one may always speak it.
+
+    Parameters:
+        ip: where it has been reached.
+        tls: whether it says that it speaks TLS.
+        wanted: the keyword `tls` of `addprocs`.
+        allow_plaintext: the other one.
+
+    Raises:
+        LaunchWorkerError: it would have to.
+    """
     if not tls and _tls.scheme(ip, wanted, allow_plaintext) == "tls":
         raise LaunchWorkerError(
             f"the worker at {ip} speaks no TLS, which is required there; start it with --tls, "
-            "or say allow_plaintext=True where the network is trusted",
+            "say tls=True where addprocs starts it, or allow_plaintext=True where the network is trusted",
             host=ip,
         )

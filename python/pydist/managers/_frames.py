@@ -9,7 +9,7 @@ bytes. INDEX is the worker's number on its host.
 | A | the address line of a worker |
 | O, E | what a worker printed to standard output, to standard error |
 | X | the exit status of a worker, as `subprocess` has it |
-| F, P | why none is started; P: as the network may not be used in plain text |
+| F | why none is started |
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARK = b"pydist_host:1"
 PAYLOAD_MAX = 1 << 16
 HEADER_MAX = 32
 
-_HEADER = re.compile(rb"([NAOEXFP]) (\d{1,7}) (\d{1,6})\Z")
+_HEADER = re.compile(rb"([NAOEXF]) (\d{1,7}) (\d{1,6})\Z")
 
 
 def frame(kind: bytes, index: int, payload: bytes) -> bytes:

@@ -18,7 +18,7 @@ from concurrent.futures import Future as ThreadFuture
 from types import ModuleType
 from typing import Any, ClassVar
 
-from .. import _core, _launching, _network, _output, _session
+from .. import _core, _launching, _network, _output, _session, _tls
 from .._errors import LaunchWorkerError
 from .base import ClusterManager, Launched, WorkerConfig
 from .local import BLAS_VARIABLES, READ_SETTINGS
@@ -279,10 +279,10 @@ class HostedManager(ClusterManager):
             own = [] if self._is_here() else _network.own_addresses(0)
             host = _network.split_any(own[0])[0] if own else "127.0.0.1"
         ip = _network.split_any(_network.resolve(host, 0)[0])[0]
-        _network.check_plaintext(ip, params["allow_plaintext"])
+        scheme = _tls.scheme(ip, params["tls"], params["allow_plaintext"])
         self._tag = os.urandom(16)
-        bound, self._listener = _core.bind_listener(f"tcp:{_network.join(ip, 0)}", self._tag, False)
-        ip, port = _network.split(bound.removeprefix("tcp:"))
+        bound, self._listener = _core.bind_listener(f"{scheme}:{_network.join(ip, 0)}", self._tag, False)
+        ip, port = _network.split(bound.removeprefix(f"{scheme}:"))
         on_all = ip in ("0.0.0.0", "::")
         self._addresses = _network.own_addresses(port) if on_all else [_network.join(ip, port)]
         _core.open_listener(self._listener)
@@ -300,6 +300,7 @@ class HostedManager(ClusterManager):
             "timeout": max(1.0, until - time.monotonic()),
             "topology": params["topology"],
             "lazy": params["lazy"],
+            "tls": _tls.tell(params["tls"]),
             "allow_plaintext": params["allow_plaintext"],
         }
         names = ("exename", "exeflags", "dir", "env", "enable_threaded_blas")

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from .. import _cookies, _network, _transport, _worker
+from .. import _cookies, _network, _tls, _transport, _worker
 from . import _address_lines, _frames
 from .local import BLAS_VARIABLES
 
@@ -227,7 +227,7 @@ def _targets(config: dict[str, Any]) -> list[tuple[str, int]]:
     """Where each worker is to listen.
 
     Raises:
-        Refused: such an address may not be used.
+        Refused: there is no such address.
     """
     found = []
     for bind_addr, bind_port, count in config["groups"]:
@@ -235,8 +235,6 @@ def _targets(config: dict[str, Any]) -> list[tuple[str, int]]:
         number = len(os.sched_getaffinity(0)) if count == "auto" else count
         try:
             ip = _network.split_any(_network.resolve(host, 0)[0])[0]
-            if not _network.is_loopback(ip) and not config["worker"]["allow_plaintext"]:
-                _network.check_plaintext(ip, False)
         except OSError as error:
             raise Refused(f"its workers cannot listen on {host}: {error}") from None
         found += [(ip, bind_port + i if bind_port else 0) for i in range(number)]
@@ -268,9 +266,8 @@ def main() -> None:
     host = _Host()
     try:
         host.start(config, cookie)
-    except (Refused, ValueError) as error:
-        kind = b"P" if isinstance(error, ValueError) else b"F"
-        host._pending[:] = _frames.MARK + b"\n" + _frames.frame(kind, 0, str(error).encode())
+    except Refused as error:
+        host._pending[:] = _frames.MARK + b"\n" + _frames.frame(b"F", 0, str(error).encode())
     del cookie
     host.run()
 
@@ -297,16 +294,20 @@ def serve(cookie: bytes, config: dict[str, Any]) -> None:
     # Process 1 has said it once for all workers.
     _network._warned = config["allow_plaintext"]
     target = _network.join(config["bind"], config["port"])
+    tls, files = _tls.take(config["tls"])
     try:
-        bound, inst = _transport.listen_dialled(target, _cookies.check(cookie), config["allow_plaintext"])
-    except OSError as error:
+        bound, inst = _transport.listen_dialled(
+            target, _cookies.check(cookie), config["allow_plaintext"], tls, files
+        )
+    except (OSError, ValueError) as error:
         sys.exit(f"this worker cannot listen on {target}: {error}")
     del cookie
-    port = _network.split(bound.removeprefix("tcp:"))[1]
+    scheme, _, rest = bound.partition(":")
+    port = _network.split(rest)[1]
     reached = config["reached"] if config["bind"] in ("0.0.0.0", "::") else config["bind"]
     _worker.watch_parent(config["parent"])
-    os.write(config["out"], _address_lines.format_line(port, reached, inst).encode())
+    os.write(config["out"], _address_lines.format_line(port, reached, inst, scheme == "tls").encode())
     os.close(config["out"])
     if not _transport.await_head(config["timeout"]):
         sys.exit(1)
-    _worker.run(f"tcp:{_network.join(reached, port)}")
+    _worker.run(f"{scheme}:{_network.join(reached, port)}")

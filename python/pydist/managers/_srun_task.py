@@ -35,7 +35,8 @@ def main(cookie: bytes, config: dict[str, Any]) -> None:
     os.write(1, start_line() + b"\n")
     from .. import _ranks
 
-    status = _ranks.serve(cookie.decode(), config, int(os.environ["SLURM_PROCID"]))
+    alone = os.environ.get("SLURM_JOB_NUM_NODES") == "1"
+    status = _ranks.serve(cookie.decode(), config, int(os.environ["SLURM_PROCID"]), alone)
     for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
         stream.flush()
         os.write(fd, END + b"\n")

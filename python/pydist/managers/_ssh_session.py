@@ -185,11 +185,8 @@ class Session:
             count = int(payload)
             self._left = count
             self.workers = [RemoteProcess(self, i) for i in range(count)]
-        elif kind in (b"F", b"P"):
-            text = payload.decode("utf-8", "replace")
-            if kind == b"P":
-                text = f"{self.host}: {text}; with tunnel=True (--tunnel) all traffic goes through ssh"
-            self._error = ValueError(text) if kind == b"P" else LaunchWorkerError(text)
+        elif kind == b"F":
+            self._error = LaunchWorkerError(payload.decode("utf-8", "replace"))
         elif self.workers is not None:
             worker = self.workers[index]
             if kind == b"A":
@@ -234,15 +231,12 @@ class Session:
 
         Raises:
             LaunchWorkerError: the host does not get there.
-            ValueError: it refuses to use the network in plain text.
         """
         self.wait(lambda: self.workers is not None or self._error is not None or self.ended, until, given_up)
         if self.workers is not None and self._error is None:
             return self.workers
         ended, error = self.ended, self._error
         status = self.close(1.0 if ended or error is not None else 0.0)
-        if isinstance(error, ValueError):
-            raise error
         if error is None and not ended:
             raise LaunchWorkerError(
                 f"{self.host} did not start workers within {timeout:g} s",

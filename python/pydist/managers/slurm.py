@@ -22,7 +22,7 @@ END_SECONDS = 6.0
 """So long srun has to end its tasks and its job; Slurm itself gives tasks a few seconds."""
 
 TOLD_SECONDS = 2.0
-"""So long Slurm may take to tell how a task has ended, once its connection has."""
+"""So long Slurm may take to pass on what a task tells first, or how it has ended, after its connection."""
 
 
 class SlurmManager(ClusterManager):
@@ -35,7 +35,7 @@ class SlurmManager(ClusterManager):
     The `timeout` of `addprocs` begins when the job does. It waits in the queue without limit, unless the
     option `immediate` (seconds) is given; Ctrl-C cancels it.
 
-    Workers dial process 1. Across hosts that needs `addprocs(manager, allow_plaintext=True)`.
+    Workers dial process 1, across hosts with TLS.
 
     Parameters:
         ntasks: how many; None for all tasks of the allocation, or one on each node of a job of its own.
@@ -90,6 +90,7 @@ class SlurmManager(ClusterManager):
     def manage(self, pid: int, config: WorkerConfig, op: str) -> None:
         """Lets go of what is kept for a worker."""
         if op == "register":
+            config.process.await_start()
             config.process.step.joined(pid)
         elif op == "finalize":
             config.process.step.left(pid)
@@ -126,6 +127,7 @@ class _Task:
         self.pid = 0
         self.streams: list[_output.Stream] = []
         self._told = threading.Event()
+        self._introduced = threading.Event()
 
     def poll(self) -> int | None:
         """Its exit status, once it has ended; that of `srun` where Slurm did not tell."""
@@ -138,8 +140,17 @@ class _Task:
             return ""
         return f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"
 
+    def introduce(self) -> None:
+        """It has told its job, its process and its host."""
+        self._introduced.set()
+
+    def await_start(self) -> None:
+        """Waits a moment for what it tells first, which may come after its connection."""
+        self._introduced.wait(TOLD_SECONDS)
+
     def end_output(self) -> None:
         """All that it printed has been read."""
+        self._introduced.set()
         self._told.set()
         for stream in self.streams:
             stream.ended.set()
@@ -264,6 +275,7 @@ class _Step:
             return False
         self._job, task.config.ospid, task.config.host = start
         task.config.userdata["SLURM_JOB_ID"] = self._job
+        task.introduce()
         self._started = True
         return True
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .. import _launching, _network, _session
+from .. import _launching, _network, _session, _tls
 from .._errors import LaunchWorkerError
 from . import _address_lines, _machines, _ssh_command
 from ._machines import Machine
@@ -167,7 +167,8 @@ class SSHManager(ClusterManager):
                 made = host.tunnels.connect(pid, address, port, until)
             else:
                 names = [address, host.login.host] if host.may_dial_name else [address]
-                made = _dial(names, port, until, _launching.plaintext_allowed(pid))
+                made = _dial(names, port, until)
+                _check_encryption(made, tls, pid)
         return _address_lines.Dialled(made, inst, b"", tls)
 
     def manage(self, pid: int, config: WorkerConfig, op: str) -> None:
@@ -256,6 +257,7 @@ def _settings(machines: list[Machine], params: dict[str, Any]) -> dict[str, Any]
         "enable_threaded_blas": bool(params["enable_threaded_blas"]),
         "more_path": paths,
         "worker": {
+            "tls": _tls.tell(params["tls"]),
             "allow_plaintext": bool(params["allow_plaintext"]),
             "timeout": params["timeout"],
         },
@@ -280,12 +282,25 @@ def _config_of(worker: RemoteProcess, machine: Machine, params: dict[str, Any], 
     )
 
 
-def _dial(hosts: list[str], port: int, until: float, plaintext: bool) -> socket.socket:
+def _check_encryption(made: socket.socket, tls: bool, pid: int) -> None:
+    """Closes a connection that has to be encrypted, and is not.
+
+    Raises:
+        LaunchWorkerError: it is such a one.
+    """
+    ip = made.getpeername()[0].partition("%")[0]
+    try:
+        _address_lines.check_encryption(ip, tls, *_launching.encryption_of(pid))
+    except BaseException:
+        made.close()
+        raise
+
+
+def _dial(hosts: list[str], port: int, until: float) -> socket.socket:
     """Connects to the first of several addresses that answers.
 
     Raises:
         LaunchWorkerError: none does.
-        ValueError: one is not on loopback, and plain text is not allowed.
     """
     failures = []
     for number, host in enumerate(dict.fromkeys(hosts), 1):
@@ -294,7 +309,6 @@ def _dial(hosts: list[str], port: int, until: float, plaintext: bool) -> socket.
             left = min(left / 2, FIRST_ADDRESS_SECONDS)
         try:
             target = _network.split(_network.resolve(host, port)[0])
-            _network.check_plaintext(target[0], plaintext)
             made = socket.create_connection(target, left)
         except OSError as error:
             failures.append(f"{_network.join(host, port)}: {error}")

@@ -114,7 +114,7 @@ pub struct RefDelta {
 pub struct Member {
     pub pid: ProcId,
     pub ospid: u32,
-    /// Where it listens, one address a line: `unix:PATH` or `tcp:IP:PORT`; empty where nobody dials it.
+    /// Where it listens, one address a line: `unix:PATH`, `tcp:IP:PORT` or `tls:IP:PORT`; empty where nobody dials it.
     pub address: String,
     /// The tag of its listener, mixed into the handshake.
     pub inst: [u8; 16],

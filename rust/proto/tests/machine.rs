@@ -883,6 +883,8 @@ fn a_worker_whose_address_stays_on_another_host_is_not_connected() {
         (8, "b", "tcp:127.0.0.1:3\ntcp:10.0.0.1:3", true),
         (9, "b", "tcp:[fe80::1]:3", true),
         (10, "b", "", true),
+        (11, "b", "tls:127.0.0.1:3", false),
+        (12, "b", "tls:10.0.0.1:3", true),
         (HEAD, "b", "unix:/tmp/1", true),
     ] {
         here.join(on(pid, host, address));

@@ -246,11 +246,12 @@ impl<W> Machine<W> {
     }
 }
 
-/// Whether an address, `unix:PATH` or `tcp:IP:PORT`, can be dialled from other hosts.
+/// Whether an address, `unix:PATH`, `tcp:IP:PORT` or `tls:IP:PORT`, can be dialled from other hosts.
 fn leaves_host(address: &str) -> bool {
-    let ip = address
+    let rest = address
         .strip_prefix("tcp:")
-        .and_then(|rest| rest.rsplit_once(':'));
+        .or_else(|| address.strip_prefix("tls:"));
+    let ip = rest.and_then(|rest| rest.rsplit_once(':'));
     ip.and_then(|(ip, _)| ip.trim_matches(['[', ']']).parse::<IpAddr>().ok())
         .is_some_and(|ip| !ip.is_loopback())
 }
