@@ -61,9 +61,10 @@ def _where(where: Any) -> int:
 
 def pick_worker() -> int:
     """The worker whose turn it is."""
-    from ._cluster import workers
+    from ._cluster import shared_workers
 
-    pids = workers()
+    _session.ensure_started()
+    pids = shared_workers() or [1]
     return pids[next(_turns) % len(pids)]
 
 

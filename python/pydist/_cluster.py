@@ -107,9 +107,23 @@ def _start(manager: ClusterManager, params: dict[str, Any]) -> list[int]:
     if isinstance(manager, LocalManager):
         _started_with.update(dict.fromkeys(started, params))
     asked = len(started) + len(launch.failures)
-    launch.failures += _catch_up(started)
+    launch.failures += _catch_up(started, pooled=not _is_private(manager))
     _launching.fail(launch.failures, started, asked)
     return started
+
+
+def _is_private(manager: ClusterManager) -> bool:
+    """Whether the workers of a manager belong to an executor."""
+    return isinstance(manager, LocalManager) and manager.for_executor
+
+
+def shared_workers() -> list[int]:
+    """The workers that belong to no executor, as far as this process knows."""
+    if not _session._started:
+        return []
+    with _lock:
+        private = {worker.pid for worker in _workers.values() if _is_private(worker.manager)}
+    return [pid for pid in procs() if pid != 1 and pid not in private]
 
 
 def start_like(pid: int) -> int:
@@ -187,8 +201,8 @@ def members_changed() -> None:
             _forget(worker)
 
 
-def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
-    """Has new workers run what is to persist, and adds them to the default pool; removes those that fail."""
+def _catch_up(started: list[int], pooled: bool = True) -> list[LaunchWorkerError]:
+    """Has new workers run what persists; `pooled` adds them to the default pool. Removes those that fail."""
     from . import _pools
 
     failures = []
@@ -205,7 +219,8 @@ def _catch_up(started: list[int]) -> list[LaunchWorkerError]:
         failures.append(failure)
         started.remove(pid)
         rmprocs(pid)
-    _pools.take_up(started)
+    if pooled:
+        _pools.take_up(started)
     return failures
 
 

@@ -376,6 +376,7 @@ class Launch:
         return status
 
     def _lose(self, worker: Worker) -> str:
+        _deadlines.pop(worker.pid, None)
         worker.kill(CLEAN_UP_SECONDS)
         _core.forget_worker(worker.pid)
         worker.await_leave()

@@ -460,10 +460,12 @@ def set_default_worker_pool(pool: AbstractWorkerPool) -> None:
 
 def is_behind(pool: AbstractWorkerPool) -> bool:
     """Whether this is the default pool of process 1, and a worker that has joined will be added to it."""
+    from . import _cluster
+
     with _lock:
         if pool is not _default or _core.me() != HEAD:
             return False
-        return any(member[0] not in _taken_up and member[0] != HEAD for member in _core.members())
+        return any(pid not in _taken_up for pid in _cluster.shared_workers())
 
 
 def take_up(ready: Iterable[int] = ()) -> None:

@@ -10,8 +10,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, InvalidStateError
 from concurrent.futures import Executor as StandardExecutor
 from concurrent.futures import Future as StandardFuture
 from typing import Any, TypeVar
@@ -137,18 +137,37 @@ class _Engine:
         with contextlib.suppress(RuntimeError):
             self._queue.push(WAKE)
 
+    def let_go(self) -> None:
+        """Does what `close` does, for a finalizer, which may take no lock."""
+        self._closed = True
+        with contextlib.suppress(RuntimeError):
+            self._queue.push(WAKE)
+
     def abort(self) -> None:
         """Cancels all calls, interrupts those that run, and closes."""
         self.close(cancel=True)
         with self._lock:
             tasks = list(self._running.values())
             self._running.clear()
+        self._interrupt(tasks)
+
+    def abort_calls(self, futures: Collection[StandardFuture[Any]]) -> None:
+        """Cancels some calls, and interrupts those of them that run."""
+        running = [future for future in futures if not future.cancel()]
+        with self._lock:
+            keys = [key for key, task in self._running.items() if task.future in running]
+            tasks = [self._running.pop(key) for key in keys]
+            self._free += [task.pid for task in tasks]
+        self._interrupt(tasks)
+        self._dispatch()
+
+    def _interrupt(self, tasks: list[_Task]) -> None:
         for task in tasks:
             if task.here is not None:
                 task.here.cancel()
             elif task.call is not None:
                 _core.cancel_fetch(task.call)
-            task.future.set_exception(CancelledError())
+            _settle(task.future, None, CancelledError())
         with contextlib.suppress(RuntimeError):
             self._queue.push(WAKE)
 
@@ -173,8 +192,11 @@ class _Engine:
             self._free = list(reversed(self._pids)) if self._broken is None else []
         self._dispatch()
         while not self._is_done():
-            self._take_all(self._queue.wait(None))
-            self._dispatch()
+            try:
+                self._take_all(self._queue.wait(None))
+                self._dispatch()
+            except BaseException as error:
+                self._break(f"its thread has failed: {error!r}", error)
         if self._own is not None:
             with contextlib.suppress(Exception):
                 _cluster.rmprocs(self._pids)
@@ -208,7 +230,8 @@ class _Engine:
                 self._break(f"{error}", error)
             except KeyboardInterrupt as error:
                 self._finish(key, None, error)
-                raise
+                if threading.current_thread() is not self.thread:
+                    raise
             except BaseException as error:
                 self._finish(key, None, error)
 
@@ -234,16 +257,20 @@ class _Engine:
         task = self._running.get(key)
         if task is None:
             return
-        if outcome.status == _refs.EXITED:
+        value: Any = None
+        error: BaseException | None = None
+        if outcome.status in _refs.GONE:
             error = _refs.error_of(outcome)
             self._break(f"{error}", error)
-        elif task.here is not None:
-            try:
-                self._finish(key, task.here.fetch(), None)
-            except BaseException as error:
-                self._finish(key, None, error)
-        else:
-            self._finish(key, *_refs.load_outcome(outcome))
+            return
+        try:
+            if task.here is not None:
+                value = task.here.fetch()
+            else:
+                value, error = _refs.load_outcome(outcome)
+        except BaseException as raised:
+            error = raised
+        self._finish(key, value, error)
 
     def _finish(self, key: int, value: Any, error: BaseException | None) -> None:
         with self._lock:
@@ -251,10 +278,7 @@ class _Engine:
             if task is None:
                 return
             self._free.append(task.pid)
-        if error is not None:
-            task.future.set_exception(_as_raised_there(error))
-        else:
-            task.future.set_result(value)
+        _settle(task.future, value, None if error is None else _as_raised_there(error))
 
     def _break(self, what: str, cause: BaseException) -> None:
         with self._lock:
@@ -268,9 +292,22 @@ class _Engine:
         for future in futures:
             error = BrokenWorkers(*self._broken.args)
             error.__cause__ = cause
-            future.set_exception(error)
+            _settle(future, None, error)
         with contextlib.suppress(RuntimeError):
             self._queue.push(WAKE)
+
+
+def _settle(future: StandardFuture[Any], value: Any, error: BaseException | None) -> None:
+    """Sets the result of a future; whatever a callback raises is none of the executor's."""
+    try:
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+    except InvalidStateError:
+        return  # the call was aborted meanwhile
+    except BaseException:
+        logging.getLogger("pydist").exception("a callback of a future has raised")
 
 
 def _start(count: int, params: dict[str, Any]) -> list[int]:
@@ -390,7 +427,7 @@ class Executor(StandardExecutor):
                 _session.refuse_in_forked_child()
                 self._engine = _Engine(self._own, self._pids, self._params, self._initializer)
                 _engines.add(self._engine)
-                weakref.finalize(self, self._engine.close).atexit = False
+                weakref.finalize(self, self._engine.let_go).atexit = False
             return self._engine
 
     def map(
@@ -439,6 +476,11 @@ class Executor(StandardExecutor):
         if self._engine is not None:
             self._engine.abort()
 
+    def abort_calls(self, futures: Collection[StandardFuture[Any]]) -> None:
+        """Cancels some of its calls, and interrupts those of them that run."""
+        if self._engine is not None:
+            self._engine.abort_calls(futures)
+
     def is_usable(self) -> bool:
         """Whether it takes calls: it has not been shut down, and none of its workers has died."""
         return not self._shut and (self._engine is None or self._engine.is_usable())
@@ -473,7 +515,7 @@ def _choose(
         for pid in pids:
             _core.check_pid(pid)
         return None, pids
-    there = shared_workers()
+    there = _cluster.shared_workers()
     if max_workers is None and there:
         return None, there
     if not _session.is_head():
@@ -481,18 +523,6 @@ def _choose(
             "Only process 1 can add and remove workers: name those to use, Executor(workers=…)"
         )
     return LocalManager(max_workers).count, []
-
-
-def shared_workers() -> list[int]:
-    """The workers of the cluster that belong to no executor."""
-    if not _session._started:
-        return []
-
-    def is_own(pid: int) -> bool:
-        worker = _cluster._workers.get(pid)
-        return worker is not None and getattr(worker.manager, "for_executor", False)
-
-    return [pid for pid in _cluster.workers() if pid != 1 and not is_own(pid)]
 
 
 def _run_chunk(f: Callable[..., T], chunk: list[tuple[Any, ...]]) -> list[T]:

@@ -20,7 +20,8 @@ from joblib._parallel_backends import (
 )
 from joblib.parallel import cpu_count, register_parallel_backend
 
-from .executor import Executor, shared_workers
+from ._cluster import shared_workers
+from .executor import Executor
 from .executor import Future as ExecutorFuture
 
 OF_MEMORY_MAPPING = ("context", "max_nbytes", "mmap_mode", "temp_folder", "verbose")
@@ -53,6 +54,13 @@ class _Kept:
         """Tells that a user has done with an executor."""
         with self._lock:
             self._users[id(executor)] -= 1
+            if not self._users[id(executor)] and executor not in self._executors.values():
+                del self._users[id(executor)]
+
+    def is_shared(self, executor: Executor) -> bool:
+        """Whether several use an executor."""
+        with self._lock:
+            return self._users.get(id(executor), 0) > 1
 
 
 _kept = _Kept()
@@ -90,6 +98,7 @@ class PydistBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         )
         self._workers: Executor | None = None
         self._is_kept = False
+        self._under_way: set[ExecutorFuture[Any]] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self.nesting_level, self.inner_max_num_threads, self.backend_kwargs)
@@ -134,6 +143,8 @@ class PydistBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         """Has a worker run a batch; the callback is called with the future once it is done."""
         assert self._workers is not None
         future = self._workers.submit(func)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
         if callback is not None:
             future.add_done_callback(callback)
         return future
@@ -143,9 +154,13 @@ class PydistBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         return future.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Cancels what waits, interrupts what runs."""
+        """Cancels what waits, and interrupts what runs, of this `Parallel` alone."""
         if self._workers is not None:
-            self._workers.abort()
+            if self._is_kept and _kept.is_shared(self._workers):
+                self._workers.abort_calls(list(self._under_way))
+            else:
+                self._workers.abort()
+        self._under_way.clear()
         self._release()
         if ensure_ready:
             self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)

@@ -146,6 +146,40 @@ def test_what_cannot_be_pickled_is_the_error_of_its_future(executor):
     assert executor.submit(abs, -2).result(10) == 2
 
 
+class RaisesWhere:
+    """Raises an interrupt where it is pickled, or where it is loaded."""
+
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def __reduce__(self):
+        if self.when == "dump":
+            raise KeyboardInterrupt
+        return fail, (KeyboardInterrupt(),)
+
+
+def test_no_error_ends_the_thread_of_an_executor(executor, workers, tmp_path):
+    running = [executor.submit(hold_until, str(tmp_path / "go")) for _ in workers]
+    queued = executor.submit(id, RaisesWhere("dump"))
+    (tmp_path / "go").touch()
+    assert [future.result(10) for future in running]
+    assert isinstance(queued.exception(10), KeyboardInterrupt)
+    assert isinstance(executor.submit(RaisesWhere, "load").exception(10), KeyboardInterrupt)
+    executor.submit(nap, 0.05).add_done_callback(lambda future: fail(SystemExit(1)))
+    assert list(executor.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+
+
+def test_own_workers_serve_nobody_else():
+    done = run_script("""
+        import pydist as d
+        with d.Executor(2) as executor:
+            own = executor.submit(d.myid).result()
+            print(own in d.workers(), d.default_worker_pool().workers(), d.pmap(lambda _: d.myid(), range(3)))
+            print(d.spawn(d.myid).fetch())
+        """)
+    assert (done.stdout, done.stderr, done.returncode) == ("True [1] [1, 1, 1]\n1\n", "", 0)
+
+
 def test_states_and_cancel(executor, workers, tmp_path):
     running = [executor.submit(hold_until, str(tmp_path / "go")) for _ in workers]
     waiting = executor.submit(abs, -1)

@@ -193,6 +193,39 @@ def test_a_task_that_kills_its_worker_is_an_error():
     assert (done.stdout, done.stderr, done.returncode) == ("True\n[0, 1, 2]\n", "", 0)
 
 
+def test_a_parallel_that_fails_ends_no_other():
+    done = run_script("""
+        import threading, time
+        import joblib
+        import pydist.joblib
+
+        def slow(n):
+            time.sleep(0.02)
+            return n
+
+        def bad(n):
+            raise ValueError(n)
+
+        def run(f):
+            with joblib.parallel_config(backend="pydist", n_jobs=2):
+                results.append(joblib.Parallel(batch_size=1)(joblib.delayed(f)(n) for n in range(40)))
+
+        results = []
+        thread = threading.Thread(target=run, args=(slow,))
+        thread.start()
+        while pydist.workers() == [1]:
+            time.sleep(0.01)
+        for _ in range(3):
+            try:
+                run(bad)
+            except ValueError:
+                pass
+        thread.join()
+        print(results == [list(range(40))])
+        """)
+    assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
+
+
 def test_importing_joblib_costs_nothing_where_it_is_not_wanted():
     code = "import sys, pydist; assert 'joblib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

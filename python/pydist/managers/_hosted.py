@@ -18,7 +18,7 @@ from concurrent.futures import Future as ThreadFuture
 from types import ModuleType
 from typing import Any, ClassVar
 
-from .. import _core, _launching, _network, _output, _session, _tls
+from .. import _cookies, _core, _launching, _network, _output, _session, _tls
 from .._errors import LaunchWorkerError
 from .base import ClusterManager, Launched, WorkerConfig
 from .local import BLAS_VARIABLES, READ_SETTINGS
@@ -149,6 +149,7 @@ def _read(pipe: Any) -> bytes:
 
 def _start(settings: dict[str, Any]) -> subprocess.Popen[bytes]:
     environment = dict(os.environ)
+    environment.pop(_cookies.VARIABLE, None)
     if not settings["enable_threaded_blas"]:
         for name in BLAS_VARIABLES:
             environment.setdefault(name, "1")

@@ -216,6 +216,7 @@ def _start(
 
 def _environment(config: dict[str, Any]) -> dict[str, str]:
     env = dict(os.environ)
+    env.pop(_cookies.VARIABLE, None)
     if not config["enable_threaded_blas"]:
         for name in BLAS_VARIABLES:
             env.setdefault(name, "1")

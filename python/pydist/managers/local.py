@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import Any, ClassVar
 
-from .. import _core, _output, _session, _tls
+from .. import _cookies, _core, _output, _session, _tls
 from .._errors import LaunchWorkerError
 from . import _forks
 from .base import ClusterManager, Launched, WorkerConfig
@@ -169,6 +169,7 @@ class LocalManager(ClusterManager):
 def environment_of(params: dict[str, Any]) -> dict[str, str]:
     """The environment of a worker: that of this process, and what `addprocs` was told."""
     env = dict(os.environ)
+    env.pop(_cookies.VARIABLE, None)
     if not params["enable_threaded_blas"]:
         for name in BLAS_VARIABLES:
             env.setdefault(name, "1")

@@ -456,12 +456,13 @@ impl Link {
             self.queued.fetch_sub(written, Ordering::Relaxed);
             self.room.notify_all();
         }
-        if let Err(error) = result {
+        let waits = result.unwrap_or_else(|error| {
             self.write_error.lock().get_or_insert(error);
             // The reader sees the end of the connection and reports it.
             let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
-        }
-        self.watch_for_room(!writer.is_idle());
+            false
+        });
+        self.watch_for_room(waits || !writer.is_idle());
     }
 
     /// Writes a frame, unless others are under way.
@@ -491,14 +492,15 @@ impl Link {
         }
     }
 
-    /// Writes what the session has encrypted already, as far as the socket takes it.
-    fn send_encrypted(&self) -> Result<(), Errno> {
+    /// Writes what the session has encrypted already, as far as the socket takes it; true where some of it waits.
+    fn send_encrypted(&self) -> Result<bool, Errno> {
         let Some(session) = self.session.get() else {
-            return Ok(());
+            return Ok(false);
         };
         match session.lock().send_waiting(self.fd()) {
-            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            result => result,
+            Ok(()) => Ok(false),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
