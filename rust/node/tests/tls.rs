@@ -226,6 +226,46 @@ fn f20_a_peer_that_does_not_read_holds_up_its_senders_until_it_does() {
     head.close();
 }
 
+/// Sends up to `most` messages to a worker behind a relay that stands; returns how many it took until one was queued, and
+/// whether all of them came once the relay passes bytes on again.
+fn send_while_it_stands(most: u64) -> (u64, bool) {
+    let (head, address) = head();
+    let relay = Relay::to(&address);
+    let worker = join(&relay.address);
+    let thread = echo(&worker, true);
+    eventually("the worker is a member", || head.member_ids() == [1, 2]);
+    assert_eq!(bytes(&call(&head, 2, &[b"x"])), [b"x"]);
+    relay.stands.store(true, Ordering::SeqCst);
+    let before = worker.stats().messages_received;
+    let message = pattern(60_000, 1);
+    let mut sent = 0;
+    while sent < most && head.stats().queued_bytes == 0 {
+        head.call_do(2, payload(&[&message])).unwrap();
+        sent += 1;
+    }
+    relay.stands.store(false, Ordering::SeqCst);
+    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let all_came = || worker.stats().messages_received >= before + sent;
+    while !all_came() && std::time::Instant::now() < deadline {
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    let came = all_came();
+    worker.close();
+    thread.join().unwrap();
+    head.close();
+    (sent, came)
+}
+
+#[test]
+fn what_is_encrypted_and_not_yet_sent_waits_for_no_other_message() {
+    let (full, came) = send_while_it_stands(10_000);
+    assert!(came);
+    // With fewer messages nothing is queued, but the session holds what the socket does not take.
+    for fewer in 1..=3 {
+        assert!(send_while_it_stands(full - fewer).1, "{fewer} fewer than {full}");
+    }
+}
+
 #[test]
 fn s6_an_end_without_tls_is_refused_and_told_so() {
     let (head, address) = head();
