@@ -26,6 +26,8 @@ TERM_AFTER = 5.0
 """Seconds until a worker that was asked to end gets SIGTERM."""
 KILL_AFTER = 10.0
 """Seconds until it gets SIGKILL."""
+TOLD_WITHIN = 2.0
+"""Seconds that managers have to tell how workers ended that have left together, all in all."""
 
 _workers: dict[int, _launching.Worker] = {}
 _gone: dict[int, tuple[str | None, str]] = {}
@@ -34,6 +36,8 @@ _started_with: dict[int, dict[str, Any]] = {}
 _lock = threading.RLock()
 _removed: set[int] = set()
 _settings: tuple[str, bool] | None = None
+_left = False
+_letting_go = False
 
 
 def addprocs(n: Any = None, **params: Any) -> list[int]:
@@ -172,31 +176,77 @@ def admit(listener: int, manager: ClusterManager | None) -> None:
         _core.watch_members()
 
 
+class _Peek(threading.local):
+    """Whether this thread asks for what the core knows of an end, and not its manager."""
+
+    on = False
+
+
+_peek = _Peek()
+
+
 def _was_silent(pid: int) -> bool:
     """Whether a worker was given up for its silence: who puts an end to it lets go of it."""
+    _peek.on = True
     try:
         _core.check_pid(pid)
     except ProcessExitedException as error:
         return error.reason.startswith("no heartbeat")
+    finally:
+        _peek.on = False
     return False
 
 
 def members_changed() -> None:
-    """Lets go of workers that have left by themselves."""
-    if _session.session is None:
+    """Has a thread let go of workers that have left by themselves: the one that is at it, if there is one."""
+    global _left, _letting_go
+    if _session.session is None or not _that_have_left():
         return
+    with _lock:
+        _left = True
+        if _letting_go:
+            return
+        _letting_go = True
+    try:
+        threading.Thread(target=_let_go, name="pydist-left", daemon=True).start()
+    except RuntimeError:
+        # The system has no thread left, or the process ends: the next change tries again.
+        with _lock:
+            _letting_go = False
+
+
+def _that_have_left() -> list[_launching.Worker]:
     alive = {member[0] for member in _core.members()}
     with _lock:
-        gone = [
+        return [
             w
             for w in _workers.values()
             if w.joined and not isinstance(w.manager, LocalManager) and w.pid not in alive
         ]
+
+
+def _let_go() -> None:
+    """Lets go of workers that have left, until no more have done so meanwhile."""
+    global _left, _letting_go
+    while True:
+        with _lock:
+            if not _left:
+                _letting_go = False
+                return
+            _left = False
+        try:
+            _let_go_of(_that_have_left())
+        except Exception:
+            _log.logger().exception("workers that have left are still kept")
+
+
+def _let_go_of(gone: list[_launching.Worker]) -> None:
+    until = time.monotonic() + TOLD_WITHIN
     for worker in gone:
         if _was_silent(worker.pid):
             continue
         # It is kept until its manager can tell how it ended, for those that ask.
-        worker.exit_reason()
+        worker.exit_reason(max(until - time.monotonic(), 0))
         if worker.has_ended():
             _forget(worker)
 
@@ -350,6 +400,8 @@ def process_exited(pid: int, reason: str, lives: bool = False) -> ProcessExitedE
     """The exception for a process that has gone, or `lives` out of reach, with what is known of it here."""
     if lives:
         return ConnectionLostError(pid, reason)
+    if _peek.on:
+        return ProcessExitedException(pid, reason)
     worker = _workers.get(pid)
     host, output = None, ""
     if worker is not None:

@@ -81,10 +81,10 @@ class Worker:
         poll = getattr(self.config.process, "poll", None)
         return None if poll is None else poll()
 
-    def exit_reason(self) -> str:
-        """How its process has ended, where its manager can tell; else an empty text."""
+    def exit_reason(self, seconds: float = math.inf) -> str:
+        """How its process has ended, if its manager can tell within so many seconds; else an empty text."""
         tell = getattr(self.config.process, "exit_reason", None)
-        return "" if tell is None else str(tell())
+        return "" if tell is None else str(tell(seconds))
 
     def terminate(self) -> None:
         """Presses it to end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -23,18 +25,38 @@ FOLDER = "files"
 """The part of a host's folder that has the files."""
 PIPE = "users"
 """A named pipe that every worker which uses the folder holds open; it is removed when none does."""
+GOING = "going"
+"""It is there while the folder is about to be removed, unless somebody turns out to have come just before."""
 LOCK = "lock"
 
 _REMOVER = (
     "trap '' HUP INT TERM; exec 3<&0; "
-    '( while read -r _; do :; done <&3; mv -- "$1" "$1.old" && rm -rf -- "$1.old" ) '
+    "( while :; do while read -r _ <&3; do :; done; "
+    f'mkdir -- "$1/{GOING}"; read -r _ <&3 || break; rmdir -- "$1/{GOING}"; done; '
+    'rm -rf -- "$1.old"; mv -- "$1" "$1.old" && rm -rf -- "$1.old" ) '
     "</dev/null >/dev/null 2>&1 &"
 )
-"""What a shell leaves behind: it waits until nobody has the pipe open to write, and removes the folder."""
+"""What a shell leaves behind: it waits until nobody has the pipe open to write, and removes the folder.
+
+Who comes opens the pipe, writes a line to it, and then looks whether the folder is going. Either he sees that
+it is, or the remover, which looks for lines and writers again once it has said so, sees that he is there.
+"""
+
+TRIES = 3
+GOES_WITHIN = 10.0
+"""Seconds in which a folder that is going has gone."""
 
 _TOKEN = re.compile(r"[0-9a-f]{32}\Z")
 _used: dict[str, int] = {}
 _lock = threading.Lock()
+
+
+class MissingFilesError(ValueError):
+    """Files are neither here nor in the archive that was sent."""
+
+
+class _Gone(Exception):
+    """The folder is no longer the one that was opened."""
 
 
 def check_name(name: str) -> None:
@@ -65,13 +87,17 @@ def folder_of(token: str) -> Path:
 
 
 def missing(token: str, wanted: Mapping[str, str]) -> list[str]:
-    """Which of these files this host does not have, by their hashes."""
-    files = folder_of(token) / FOLDER
+    """Which of these files this host does not have, by their hashes; what it has stays from now on."""
+    for name in wanted:
+        check_name(name)
+    return _missing(_open(token) / FOLDER, wanted)
+
+
+def _missing(files: Path, wanted: Mapping[str, str]) -> list[str]:
     return [name for name, digest in wanted.items() if _hash_if_there(files, name) != digest]
 
 
 def _hash_if_there(files: Path, name: str) -> str | None:
-    check_name(name)
     try:
         return hash_of(files / name)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -91,23 +117,19 @@ def apply(token: str, archive: bytes, wanted: Mapping[str, str], reload: bool) -
         The folder.
 
     Raises:
-        ValueError: a name leads out of the folder, or is that of a link; or a file is neither here nor in the
-            archive.
+        ValueError: a name leads out of the folder, or is that of a link.
+        MissingFilesError: a file is neither here nor in the archive.
         OSError: a file cannot be written.
     """
     for name in wanted:
         check_name(name)
-    folder = _open(token)
-    files = folder / FOLDER
-    with _locked(folder):
-        _unpack(archive, files, wanted)
-        _remove_others(files, wanted)
-        lacking = missing(token, wanted)
+    folder, lacking = _fill(token, archive, wanted)
     if lacking:
-        raise ValueError(
+        raise MissingFilesError(
             f"{len(lacking)} files have not arrived as they were announced, {lacking[0]!r} among them; "
             "have they been changed meanwhile?"
         )
+    files = folder / FOLDER
     _import_from(str(files))
     if reload:
         _reload(str(files), wanted)
@@ -116,18 +138,64 @@ def apply(token: str, archive: bytes, wanted: Mapping[str, str], reload: bool) -
     return str(files)
 
 
+def _fill(token: str, archive: bytes, wanted: Mapping[str, str]) -> tuple[Path, list[str]]:
+    """Writes what is in the archive; returns the folder, and what is lacking there even so.
+
+    It begins anew where somebody else, such as what tidies up temporary files, has removed the folder.
+    """
+    for left in reversed(range(TRIES)):
+        folder = _open(token)
+        files = folder / FOLDER
+        try:
+            with _locked(folder):
+                _unpack(archive, files, wanted)
+                _remove_others(files, wanted)
+                lacking = _missing(files, wanted)
+        except OSError:
+            if _is_used(token, folder) or not left:
+                raise
+        else:
+            if _is_used(token, folder) or not left:
+                return folder, lacking
+    raise AssertionError("the last try ends otherwise")
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether an open file is the one that has this path."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_used(token: str, folder: Path) -> bool:
+    """Whether the folder is still the one that this process has stay."""
+    return token in _used and _is_at(_used[token], folder / PIPE)
+
+
 def _open(token: str) -> Path:
     """Makes the folder where it is not there, and has it stay as long as this process does."""
     folder = folder_of(token)
+    until = time.monotonic() + GOES_WITHIN
     with _lock:
-        if token in _used and folder.is_dir():
+        if _is_used(token, folder):
             return folder
-        try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            _check_owner(folder)
-        _used[token] = _hold(folder)
-    return folder
+        stale = _used.pop(token, None)
+        if stale is not None:
+            os.close(stale)
+        while True:
+            try:
+                folder.mkdir(mode=0o700)
+            except FileExistsError:
+                pass
+            try:
+                _check_owner(folder)
+                _used[token] = _hold(folder, until)
+                return folder
+            except (_Gone, FileNotFoundError):
+                if time.monotonic() >= until:
+                    raise FileNotFoundError(f"{folder} is removed again and again") from None
+            time.sleep(0.002)
 
 
 def _check_owner(folder: Path) -> None:
@@ -140,49 +208,99 @@ def _check_owner(folder: Path) -> None:
         raise PermissionError(f"{folder} is not a folder of this user alone")
 
 
-def _hold(folder: Path) -> int:
-    """Opens the pipe of the folder for as long as this process runs; makes it first where it is not there."""
+def _hold(folder: Path, until: float) -> int:
+    """Opens the pipe of the folder for as long as this process runs; makes it first where it is not there.
+
+    Raises:
+        _Gone: the folder has been removed meanwhile, or is no longer the one that was there.
+        FileNotFoundError: likewise.
+        TimeoutError: it is going, and has not gone at the deadline.
+    """
     pipe = folder / PIPE
-    with _locked(folder):
-        (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
-        made = not pipe.exists()
-        if made:
-            os.mkfifo(pipe, 0o600)
-        # Open for both, a pipe waits for nobody at its other end.
-        held = os.open(pipe, os.O_RDWR | os.O_CLOEXEC)
+    with _locked(folder) as lock:
+        held = _join(pipe)
+        if held is None:
+            # Who has the lock of a folder that nobody removes is the only one to make its pipe.
+            if not _is_at(lock, folder / LOCK):
+                raise _Gone
+            held = _make(folder, pipe)
         try:
-            if made:
-                _leave_remover(folder, pipe)
+            while _is_at(held, pipe) and (folder / GOING).exists():
+                if time.monotonic() >= until:
+                    raise TimeoutError(f"{folder} is about to be removed, and still there")
+                time.sleep(0.002)
+            if not _is_at(held, pipe):
+                raise _Gone
         except BaseException:
-            pipe.unlink()
             os.close(held)
             raise
     return held
 
 
-def _leave_remover(folder: Path, pipe: Path) -> None:
-    """Starts what removes the folder; in a session of its own, it outlives whatever ends the workers."""
-    end = os.open(pipe, os.O_RDONLY | os.O_CLOEXEC)
+def _join(pipe: Path) -> int | None:
+    """Opens the pipe, and says so at its other end; None where nobody is there to remove the folder."""
     try:
-        subprocess.run(
-            ["/bin/sh", "-c", _REMOVER, "sh", str(folder)],
-            stdin=end,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,
-            check=True,
-        )
+        held = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENXIO):
+            return None
+        raise
+    try:
+        os.write(held, b"\n")
+    except BlockingIOError:
+        # It is full of the lines of others, which do as well.
+        pass
+    except BrokenPipeError:
+        os.close(held)
+        return None
+    except BaseException:
+        os.close(held)
+        raise
+    return held
+
+
+def _make(folder: Path, pipe: Path) -> int:
+    """Makes the pipe, and what removes the folder, in place of any that has been killed; opens the pipe."""
+    (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    pipe.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (folder / GOING).rmdir()
+    os.mkfifo(pipe, 0o600)
+    # A pipe that is open to read opens to write at once.
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        held = os.open(pipe, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.set_blocking(end, True)
+            _leave_remover(folder, end)
+        except BaseException:
+            pipe.unlink(missing_ok=True)
+            os.close(held)
+            raise
     finally:
         os.close(end)
+    return held
+
+
+def _leave_remover(folder: Path, end: int) -> None:
+    """Starts what removes the folder; in a session of its own, it outlives whatever ends the workers."""
+    subprocess.run(
+        ["/bin/sh", "-c", _REMOVER, "sh", str(folder)],
+        stdin=end,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+        check=True,
+    )
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[int]:
     fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        yield fd
     finally:
         os.close(fd)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import importlib.util
 import io
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 from . import _calls, _core, _everywhere, _groups, _mirror, _session
 from ._cluster import workers
+from ._refs import Future
 
 MAX_BYTES = 256 << 20
 """More than that is refused, unless it is asked for."""
@@ -280,6 +282,10 @@ def _one_per_host(pids: list[int]) -> tuple[list[int], list[int]]:
     return first, [pid for pid in pids if pid not in first]
 
 
+def _apply(token: str, parts: dict[int, bytes], wanted: dict[str, str], reload: bool, pid: int) -> Future:
+    return _calls.remotecall(_mirror.apply, pid, token, parts[pid], wanted, reload)
+
+
 def _give(
     pids: list[int],
     token: str,
@@ -297,12 +303,20 @@ def _give(
         errors += failed
         if values:
             lacking[call[0]] = archives.of(values[0])
-    given = _groups.call_each(
-        lacking, lambda pid: _calls.remotecall(_mirror.apply, pid, token, lacking[pid], wanted, reload)
-    )
-    for call in given:
-        values, failed = _groups.values_of([call])
-        errors += failed
-        if values:
-            copies[call[0]] = values[0]
+    while lacking:
+        again: dict[int, bytes] = {}
+        given = _groups.call_each(lacking, functools.partial(_apply, token, lacking, wanted, reload))
+        for call in given:
+            pid = call[0]
+            values, failed = _groups.values_of([call])
+            if values:
+                copies[pid] = values[0]
+            elif isinstance(failed[0][1], _mirror.MissingFilesError) and lacking[pid] is not archives.of(
+                wanted
+            ):
+                # What was there has been removed meanwhile: all is sent.
+                again[pid] = archives.of(wanted)
+            else:
+                errors += failed
+        lacking = again
     return errors

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import pydist as d
+from pydist import _cluster
 from support import wait_until
 from support_managers import DialledManager, ask
 
@@ -93,6 +94,45 @@ def test_interrupts_go_through_the_manager_where_it_handles_them():
     with pytest.raises(d.RemoteException, match="KeyboardInterrupt"):
         future.fetch(timeout=20)
     d.rmprocs(pid)
+
+
+class Untold:
+    """A process of which nobody tells how it has ended."""
+
+    def __init__(self, process):
+        self.process = process
+        self.asked = []
+
+    def __getattr__(self, name):
+        return getattr(self.process, name)
+
+    def exit_reason(self, seconds):
+        self.asked.append(threading.current_thread().name)
+        threading.Event().wait(min(seconds, 30))
+        return ""
+
+
+def test_workers_that_leave_together_are_let_go_of_together():
+    class Silent(DialledManager):
+        def launch(self, params, launched):
+            def wrapped(config):
+                config.process = Untold(config.process)
+                self.processes.append(config.process)
+                launched(config)
+
+            self.processes = []
+            super().launch(params, wrapped)
+
+    manager = Silent({}, {}, {})
+    pids = d.addprocs(manager)
+    for process in manager.processes:
+        process.kill()
+    wait_until(
+        lambda: {pid for op, pid in manager.heard if op == "finalize"} == {*pids},
+        3 * _cluster.TOLD_WITHIN + 3,
+    )
+    assert {name for process in manager.processes for name in process.asked} == {"pydist-left"}
+    next_works()
 
 
 def test_launch_gets_the_parameters_as_a_dict():

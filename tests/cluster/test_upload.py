@@ -1,20 +1,23 @@
 """Modules and folders that workers get over the connection."""
 
 import glob
+import hashlib
 import importlib
 import io
 import os
+import shutil
 import signal
 import stat
 import sys
 import tempfile
 import zipfile
 
+import psutil
 import pytest
 
 import pydist as d
-from pydist import _everywhere, _mirror
-from support import Script, wait_until
+from pydist import _everywhere, _groups, _mirror
+from support import Script, run_script, wait_until
 
 
 @pytest.fixture
@@ -294,6 +297,85 @@ def test_a_folder_of_somebody_else_is_not_used(workers):
         folder.rmdir()
     with pytest.raises(ValueError, match="names no folder"):
         _mirror.folder_of("../x")
+
+
+OVERLAP = """
+import os, time
+from pydist import _mirror
+
+def use(token, archive, wanted):
+    folder = _mirror.apply(token, archive, wanted, False)
+    time.sleep(0.003)
+    os._exit(0 if os.path.exists(folder + "/a.py") else 1)
+
+def overlap(token, archive, wanted):
+    failed, running = 0, []
+    for n in range(300):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                use(token, archive, wanted)
+            finally:
+                os._exit(2)
+        running.append(pid)
+        time.sleep(0.0005 * (n % 12))
+        while len(running) > n % 2:
+            failed += os.waitpid(running.pop(0), 0)[1] != 0
+    return failed + sum(os.waitpid(pid, 0)[1] != 0 for pid in running)
+
+print(overlap(TOKEN, ARCHIVE, WANTED))
+"""
+
+
+def test_a_folder_stays_for_who_comes_as_the_last_one_goes():
+    token = os.urandom(16).hex()
+    wanted = {"a.py": hashlib.sha256(b"data").hexdigest()}
+    names = f"TOKEN, ARCHIVE, WANTED = {token!r}, {archive_of('a.py')!r}, {wanted!r}\n"
+    done = run_script(names + OVERLAP)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+    wait_until(lambda: not os.path.exists(_mirror.folder_of(token)))
+
+
+def test_a_folder_that_somebody_removes_is_made_anew(workers, source):
+    (source / "anew.py").write_text("value = 1")
+    folder = d.sync_dir(source)[workers[0]]
+    before = d.remotecall_fetch(lambda: len(os.listdir("/proc/self/fd")), workers[0])
+    shutil.rmtree(os.path.dirname(folder))
+    assert d.sync_dir(source)[workers[0]] == folder
+    assert [value_in(pid, "anew") for pid in workers] == [1, 1]
+    assert d.remotecall_fetch(lambda: len(os.listdir("/proc/self/fd")), workers[0]) == before
+
+
+def test_what_has_been_removed_since_it_was_found_is_sent_whole(workers, source, monkeypatch):
+    (source / "whole.py").write_text("value = 1")
+    folder = d.sync_dir(source)[workers[0]]
+    call_each, asked = _groups.call_each, []
+
+    def remove_then_call(pids, call):
+        asked.append([*pids])
+        if len(asked) == 2:
+            shutil.rmtree(os.path.dirname(folder))
+        return call_each(pids, call)
+
+    monkeypatch.setattr(_groups, "call_each", remove_then_call)
+    assert d.sync_dir(source, workers[0]) == {workers[0]: folder}
+    assert asked[:3] == [[workers[0]]] * 3
+    assert value_in(workers[0], "whole") == 1
+
+
+def test_a_folder_whose_remover_was_killed_gets_another(workers, fresh_workers, source):
+    (source / "killed.py").write_text("value = 1")
+    (one,) = fresh_workers(1)
+    folder = os.path.dirname(d.sync_dir(source, one)[one])
+    (remover,) = (p for p in psutil.process_iter(["cmdline"]) if folder in (p.info["cmdline"] or ()))
+    remover.kill()
+    remover.wait(5)
+    d.rmprocs(one)
+    (two,) = fresh_workers(1)
+    d.sync_dir(source, two)
+    assert value_in(two, "killed") == 1
+    d.rmprocs(two)
+    wait_until(lambda: not os.path.exists(folder))
 
 
 def test_nothing_is_left(workers):

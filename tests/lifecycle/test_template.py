@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import threading
+import time
 
 import psutil
 import pytest
@@ -103,6 +104,41 @@ def test_workers_outlive_a_template_that_is_killed_and_the_next_has_another(d, f
     (again,) = fresh_workers(1)
     assert d.remotecall_fetch(abs, pid, -1) == d.remotecall_fetch(abs, again, -1) == 1
     assert is_forked(d, again)
+
+
+def test_a_template_that_hangs_is_killed_and_the_next_worker_has_another(d, fresh_workers):
+    fresh_workers(1)
+    hung = wait_until(lambda: template() or (fresh_workers(1) and None))
+    hung.suspend()
+    begin = time.monotonic()
+    (pid,) = fresh_workers(1)
+    assert time.monotonic() - begin < _forks.WAIT_SECONDS + 3  # an interpreter may have to start then
+    assert d.remotecall_fetch(abs, pid, -1) == 1
+    wait_until(lambda: not hung.is_running())
+    (again,) = fresh_workers(1)
+    assert is_forked(d, again)
+
+
+def test_templates_that_all_hang_leave_time_for_interpreters():
+    done = run_script(
+        """
+        import os, signal, time
+        import pydist as d
+        from pydist.managers import _forks
+
+        class Hangs(_forks._Template):
+            def __init__(self, *args):
+                super().__init__(*args)
+                os.kill(self.process.pid, signal.SIGSTOP)
+
+        _forks._Template = Hangs
+        begin = time.monotonic()
+        pids = d.addprocs(2)
+        assert time.monotonic() - begin < _forks.WAIT_SECONDS + 5
+        print([d.remotecall_fetch(abs, pid, -pid) for pid in pids], _forks._current, _forks._refused is None)
+        """
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("[2, 3] None False\n", "", 0)
 
 
 def test_how_a_forked_worker_ended_is_known(d, fresh_workers):

@@ -43,6 +43,11 @@ _INHERITED = (
     "Cpus_",
 )
 _FILES = ("limits", "cgroup", "oom_score_adj")
+WAIT_SECONDS = 5.0
+"""So long a start waits for templates at most, since what workers print is not passed on meanwhile."""
+FORK_SECONDS = 2.0
+"""So long a template that is up may take for one worker."""
+_KILL_SECONDS = 0.5
 
 
 class ForkedProcess:
@@ -152,12 +157,15 @@ class _Template:
         """The next message; nothing where it has ended, or lets one wait for too long, and is killed."""
         self.connection.settimeout(max(until - time.monotonic(), 0.001))
         try:
-            return self.connection.recv(64)
-        except TimeoutError:
-            self.process.kill()
+            try:
+                return self.connection.recv(64)
+            except TimeoutError:
+                self.process.kill()
+                # A worker that it has just told of is one all the same.
+                self.connection.settimeout(_KILL_SECONDS)
+                return self.connection.recv(64)
         except OSError:
-            pass
-        return b""
+            return b""
 
     def fork(self, until: float) -> ForkedProcess | None:
         """Makes a worker; None where the template has ended.
@@ -286,12 +294,14 @@ def start(wanted: object, params: Mapping[str, Any], environment: Mapping[str, s
     """
     global _refused
     # A template that hangs leaves enough time for what is done without one.
-    until = time.monotonic() + params["timeout"] / 2
+    until = time.monotonic() + min(params["timeout"] / 2, WAIT_SECONDS)
     for _ in range(2):
         if not prepare(wanted, params, environment):
             return None
         assert _current is not None
-        process = _current.fork(until) if _current.await_ready(until) else None
+        process = None
+        if _current.await_ready(until):
+            process = _current.fork(min(until, time.monotonic() + FORK_SECONDS))
         if process is not None:
             return process
         # It has ended because nobody wanted anything of it, or was killed: another one may do.

@@ -53,9 +53,9 @@ class RemoteProcess:
         """Whether it has ended, or nothing can be heard of it any more."""
         return self.abandoned or self.poll() is not None
 
-    def exit_reason(self) -> str:
-        """How it ended, which its host tells a moment after its connections have closed."""
-        self.session.wait(self.has_ended, time.monotonic() + STATUS_SECONDS)
+    def exit_reason(self, seconds: float) -> str:
+        """How it ended, which its host tells, in so many seconds, after its connections have closed."""
+        self.session.wait(self.has_ended, time.monotonic() + min(seconds, STATUS_SECONDS))
         if self.status is None:
             return f"the ssh session of {self.session.host} has ended" if self.session.ended else ""
         if self.status >= 0:

@@ -133,9 +133,9 @@ class _Task:
         """Its exit status, once it has ended; that of `srun` where Slurm did not tell."""
         return self.status if self.status is not None else self.step.poll()
 
-    def exit_reason(self) -> str:
-        """How it has ended, where Slurm tells it a moment later."""
-        self._told.wait(TOLD_SECONDS)
+    def exit_reason(self, seconds: float) -> str:
+        """How it has ended, where Slurm tells it a moment later, and within so many seconds."""
+        self._told.wait(min(seconds, TOLD_SECONDS))
         if self.status is None:
             return ""
         return f"signal {-self.status}" if self.status < 0 else f"exit code {self.status}"
