@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -57,14 +57,15 @@ def importing(scale: Scale, module: str) -> Iterator[Reading]:
     yield Reading(take)
 
 
-def family() -> list[psutil.Process]:
-    """Return this process and all below it."""
+def processor_seconds() -> dict[int, float]:
+    """Return the processor time of this process and of each that is below it now."""
     me = psutil.Process()
-    return [me, *me.children(recursive=True)]
-
-
-def processor_seconds(processes: list[psutil.Process]) -> float:
-    return sum(times.user + times.system for times in (each.cpu_times() for each in processes))
+    taken: dict[int, float] = {}
+    for each in [me, *me.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            taken[each.pid] = times.user + times.system
+    return taken
 
 
 @contextmanager
@@ -72,10 +73,9 @@ def idle_processor(scale: Scale, system: type[System]) -> Iterator[Reading]:
     """Read off the processor time of this process and all below it while nothing is asked of them."""
 
     def take() -> float:
-        processes = family()
-        before = processor_seconds(processes)
+        before = processor_seconds()
         time.sleep(scale.idle_seconds)
-        return processor_seconds(processes) - before
+        return sum(seconds - before.get(pid, 0.0) for pid, seconds in processor_seconds().items())
 
     with system(FEW) as cluster:
         cluster.each_answers()

@@ -102,14 +102,14 @@ def reducer_for(cls: type) -> Reducer | None:
         return reduce_class
     if cls is Raw:
         return reduce_raw
+    if issubclass(cls, BaseException) and not _is_registered(cls):
+        return reduce_exception if has_default_reduce(cls) else None
     if cls in copyreg.dispatch_table:
         return None
     if cls in _BY_TYPE:
         return _BY_TYPE[cls]
     if cls in _cloudpickle().Pickler.dispatch_table:
         return None
-    if issubclass(cls, BaseException):
-        return reduce_exception if has_default_reduce(cls) else None
     numpy = sys.modules.get("numpy")
     ndarray = getattr(numpy, "ndarray", None)
     if ndarray is not None and issubclass(cls, ndarray):
@@ -331,6 +331,12 @@ def solid_base(cls: type[BaseException]) -> type[BaseException]:
         base = base.__base__
     found: type[BaseException] = base
     return found
+
+
+def _is_registered(cls: type[BaseException]) -> bool:
+    """Whether the user has registered how a class is pickled; tblib does so for all classes there are."""
+    reducer = copyreg.dispatch_table.get(cls)
+    return reducer is not None and getattr(reducer, "__module__", "") != "tblib.pickling_support"
 
 
 def has_default_reduce(cls: type[BaseException]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Iterable
 
 from . import _calls, _cluster, _core, _pools, _session
@@ -12,6 +13,8 @@ from ._abstract_pool import AbstractWorkerPool
 from ._errors import NoWorkersError
 
 HEAD = 1
+UP_TO_DATE_SECONDS = 10.0
+"""So long a map waits at its start for workers that have joined and run what persists."""
 
 
 class Team:
@@ -49,7 +52,7 @@ class Team:
             for pid in self._fixed:
                 _core.check_pid(pid)
         self._alive = self._members()
-        self._known = self._listed()
+        self._known = self._listed_once_up_to_date()
         if not self._known:
             raise NoWorkersError("the pool has no workers")
         # The default pool names process 1 where there are no workers: it does not step in for those that die.
@@ -63,6 +66,17 @@ class Team:
 
     def _members(self) -> frozenset[int]:
         return frozenset(member[0] for member in _core.members())
+
+    def _listed_once_up_to_date(self) -> list[int]:
+        """The workers of the pool; where it has none yet, those that have joined are waited for."""
+        listed = self._listed()
+        until = time.monotonic() + UP_TO_DATE_SECONDS
+        while listed in ([], [HEAD]) and self._pool is not None and time.monotonic() < until:
+            if not _pools.is_behind(self._pool):
+                return self._listed()
+            time.sleep(0.001)
+            listed = self._listed()
+        return listed
 
     def _listed(self) -> list[int]:
         if self._pool is None:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pydist as d
-from support import sends_nothing, wait_until
+from support import run_script, sends_nothing, wait_until
 
 MB = 1_000_000
 
@@ -682,3 +682,25 @@ def test_errors_and_values_hold_no_frames_alive_on_the_worker(workers):
     for _ in range(10):
         caught_from(stumble, workers[0])
     wait_until(lambda: d.remotecall_fetch(resident, workers[0]) - before < 100 * MB)
+
+
+def test_what_tblib_registers_for_all_classes_changes_nothing():
+    done = run_script("""
+        import tblib.pickling_support
+        tblib.pickling_support.install()
+        import pydist as d
+        (pid,) = d.addprocs(1)
+        try:
+            d.remotecall_fetch(bytes.decode, pid, b"\\xff", "utf-8")
+        except UnicodeDecodeError as error:
+            print(str(error).startswith("'utf-8' codec"), error.start)
+        def stop():
+            raise StopIteration(5)
+        try:
+            d.remotecall_fetch(stop, pid)
+        except StopIteration as error:
+            print(error.value)
+        error = d.remotecall_fetch(lambda x: x, pid, OSError(2, "no"))
+        print(type(error), error.errno)
+        """)
+    assert (done.stdout, done.stderr) == ("True 0\n5\n<class 'FileNotFoundError'> 2\n", "")

@@ -226,7 +226,8 @@ def test_worker_gets_path_directory_and_environment_as_they_are_at_its_start(
     (pid,) = fresh_workers(1)
     assert d.remotecall_fetch(os.getcwd, pid) == str(tmp_path)
     assert d.remotecall_fetch(environment, pid, "PYDIST_TEST_HERE") == "now"
-    assert d.remotecall_fetch(lambda: sys.path, pid)[: len(sys.path)] == sys.path
+    here = [path or str(tmp_path) for path in sys.path]
+    assert d.remotecall_fetch(lambda: sys.path, pid)[: len(here)] == here
     assert d.remotecall_fetch(pydist_test_beside.where, pid) == str(tmp_path / "pydist_test_beside.py")
 
 
