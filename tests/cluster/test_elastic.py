@@ -320,10 +320,17 @@ def test_workers_join_and_leave_under_calls_and_a_map(elastic, start, milestone)
     deadline = time.monotonic() + (900 if milestone else 100)
     stopped = threading.Event()
 
+    taken = [0]
+
+    def counted():
+        for n in numbers(stopped, 900):
+            taken[0] = n
+            yield n
+
     start()
     joined(1)
     with ThreadPoolExecutor(1) as thread:
-        mapped = thread.submit(d.pmap, slow(0.001), numbers(stopped, 900), retry_delays=[0] * 20)
+        mapped = thread.submit(d.pmap, slow(0.001), counted(), retry_delays=[0] * 20)
         try:
             while started < total or d.nprocs() < 3:
                 assert time.monotonic() < deadline
@@ -348,6 +355,9 @@ def test_workers_join_and_leave_under_calls_and_a_map(elastic, start, milestone)
                     else:
                         with pytest.raises(d.ProcessExitedException):
                             d.remotecall_fetch(os._exit, victim, 1)
+                    # What ran there is done elsewhere: an element that is hit three times would be given up.
+                    past = taken[0] + 100
+                    wait_until(lambda past=past: taken[0] > past or mapped.done(), timeout=60)
         finally:
             stopped.set()
         results = mapped.result(60)
