@@ -32,11 +32,13 @@ LOCK = "lock"
 _REMOVER = (
     "trap '' HUP INT TERM; exec 3<&0; "
     "( while :; do while read -r _ <&3; do :; done; "
+    f'[ "$1/{PIPE}" -ef /proc/self/fd/3 ] || exit; '
     f'mkdir -- "$1/{GOING}"; read -r _ <&3 || break; rmdir -- "$1/{GOING}"; done; '
     'rm -rf -- "$1.old"; mv -- "$1" "$1.old" && rm -rf -- "$1.old" ) '
     "</dev/null >/dev/null 2>&1 &"
 )
-"""What a shell leaves behind: it waits until nobody has the pipe open to write, and removes the folder.
+"""What a shell leaves behind: it waits until nobody has the pipe open to write, and removes the folder,
+unless that is another one by now.
 
 Who comes opens the pipe, writes a line to it, and then looks whether the folder is going. Either he sees that
 it is, or the remover, which looks for lines and writers again once it has said so, sees that he is there.
