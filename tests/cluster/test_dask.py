@@ -1,5 +1,6 @@
 """Workers on a Dask cluster: a real `LocalCluster`, in a script of its own."""
 
+import importlib.util
 import json
 
 import pytest
@@ -7,9 +8,11 @@ import pytest
 import pydist as d
 from support import run_script
 
-pytest.importorskip(
-    "distributed", reason="Dask's distributed is not installed: pip install --group frameworks"
-)
+# It is not imported here: it has tblib change how exceptions are pickled in the whole process.
+if importlib.util.find_spec("distributed") is None:
+    pytest.skip(
+        "Dask's distributed is not installed: pip install --group frameworks", allow_module_level=True
+    )
 
 SCRIPT = """
     import json, os, subprocess, sys, textwrap, time
