@@ -1,18 +1,29 @@
 """Workers on a Dask cluster: a real `LocalCluster`, in a script of its own."""
 
+import copyreg
 import importlib.util
 import json
+from collections.abc import Iterator
 
 import pytest
 
 import pydist as d
 from support import run_script
 
-# It is not imported here: it has tblib change how exceptions are pickled in the whole process.
 if importlib.util.find_spec("distributed") is None:
     pytest.skip(
         "Dask's distributed is not installed: pip install --group frameworks", allow_module_level=True
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def reducers() -> Iterator[None]:
+    """Undo what Dask has tblib do when it is imported: change how exceptions are pickled in this process."""
+    before = dict(copyreg.dispatch_table)
+    yield
+    copyreg.dispatch_table.clear()
+    copyreg.dispatch_table.update(before)
+
 
 SCRIPT = """
     import json, os, subprocess, sys, textwrap, time
