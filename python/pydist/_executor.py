@@ -177,8 +177,7 @@ def _run_plain_call(
         _answer_error(executor, key, mode, error)
         return
     del f, args
-    if running is not None or not executor.answer_plain(key, mode, value):
-        _answer(executor, key, mode, value, running)
+    _answer(executor, key, mode, value, running)
 
 
 def _answer(

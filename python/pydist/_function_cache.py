@@ -108,6 +108,8 @@ _retired: deque[tuple[Key, set[int]]] = deque()
 
 def _on_death(ref: Any) -> None:
     """Runs in a finalizer, perhaps while this thread holds the lock."""
+    if _entries is None:  # the interpreter is ending, and has cleared this module
+        return
     entry = ref.entry
     del ref.entry  # which refers to it
     found = _entries.pop(ref.function_id, None)
