@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import pydist as d
+from support import wait_until
 
 START = "import pydist; pydist.start_worker()"
 
@@ -54,3 +56,17 @@ class DialledManager(d.ClusterManager):
 def ask(pid: int, other: int) -> int:
     """Have a process call another one; neither needs to find a module of the tests."""
     return d.remotecall_fetch(d.remotecall_fetch, pid, d.myid, other)
+
+
+def joined(n: int) -> list[int]:
+    """Wait until there are so many workers; give their ids."""
+    return wait_until(lambda: (now := [p for p in d.procs() if p != 1]) and len(now) == n and now, 30)
+
+
+def end_all(processes: Iterable[subprocess.Popen]) -> None:
+    """End the workers that have joined, and the processes that were started for them."""
+    d.rmprocs([pid for pid in d.procs() if pid != 1])
+    for process in processes:
+        process.kill()
+        process.wait(10)
+        process.stderr.close()

@@ -69,14 +69,12 @@ class Team:
 
     def _listed_once_up_to_date(self) -> list[int]:
         """The workers of the pool; where it has none yet, those that have joined are waited for."""
-        listed = self._listed()
         until = time.monotonic() + UP_TO_DATE_SECONDS
-        while listed in ([], [HEAD]) and self._pool is not None and time.monotonic() < until:
-            if not _pools.is_behind(self._pool):
-                return self._listed()
+        while self._pool is not None and _pools.is_behind(self._pool) and time.monotonic() < until:
+            if self._listed() not in ([], [HEAD]):
+                break
             time.sleep(0.001)
-            listed = self._listed()
-        return listed
+        return self._listed()
 
     def _listed(self) -> list[int]:
         if self._pool is None:

@@ -19,7 +19,7 @@ import pytest
 import pydist as d
 from pydist import _everywhere
 from support import Script, wait_until
-from support_managers import ask
+from support_managers import ask, end_all, joined
 
 
 @pytest.fixture
@@ -42,15 +42,7 @@ def start(elastic):
         return made
 
     yield run
-    d.rmprocs([pid for pid in d.procs() if pid != 1])
-    for process in processes:
-        process.kill()
-        process.wait(10)
-        process.stderr.close()
-
-
-def joined(n):
-    return wait_until(lambda: (now := [p for p in d.procs() if p != 1]) and len(now) == n and now, 30)
+    end_all(processes)
 
 
 def test_workers_join_at_any_time_and_leave_at_any_time(start):

@@ -10,8 +10,8 @@ import pytest
 
 import pydist as d
 from pydist import _core, _network
-from support import Script, tcp_listeners, wait_until
-from support_managers import DialledManager, ask
+from support import Script, tcp_listeners
+from support_managers import DialledManager, ask, end_all, joined
 from support_tls import Authority, beyond_loopback
 
 
@@ -26,15 +26,7 @@ def dial_in():
         return made
 
     yield run
-    d.rmprocs([pid for pid in d.procs() if pid != 1])
-    for process in processes:
-        process.kill()
-        process.wait(10)
-        process.stderr.close()
-
-
-def joined(n):
-    return wait_until(lambda: (now := [p for p in d.procs() if p != 1]) and len(now) == n and now, 30)
+    end_all(processes)
 
 
 def only_address(command, address):

@@ -18,10 +18,10 @@ from concurrent.futures import Future as ThreadFuture
 from types import ModuleType
 from typing import Any, ClassVar
 
-from .. import _cookies, _core, _launching, _network, _output, _session, _tls
+from .. import _core, _launching, _network, _output, _session, _tls
 from .._errors import LaunchWorkerError
 from .base import ClusterManager, Launched, WorkerConfig
-from .local import BLAS_VARIABLES, READ_SETTINGS
+from .local import READ_SETTINGS, environment_of, spawn
 
 LOST = -int(signal.SIGKILL)
 """The status of a worker whose host has gone with it."""
@@ -98,7 +98,7 @@ class Host:
 
     def _run(self, cookie: Secret, settings: dict[str, Any]) -> None:
         try:
-            process = _start(settings)
+            process = spawn(settings, environment_of(settings), _BOOTSTRAP)
         except BaseException as error:
             self._started.set_exception(error)
             return
@@ -145,24 +145,6 @@ def _read(pipe: Any) -> bytes:
         return os.read(pipe.fileno(), 1 << 16)
     except OSError:
         return b""
-
-
-def _start(settings: dict[str, Any]) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ)
-    environment.pop(_cookies.VARIABLE, None)
-    if not settings["enable_threaded_blas"]:
-        for name in BLAS_VARIABLES:
-            environment.setdefault(name, "1")
-    environment.update(settings["env"])
-    return subprocess.Popen(
-        [settings["exename"] or sys.executable, *settings["exeflags"], "-c", _BOOTSTRAP],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=settings["dir"],
-        env=environment,
-        start_new_session=True,
-    )
 
 
 def _first_lines(cookie: Secret, settings: dict[str, Any]) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import _cookies, _network, _tls, _transport, _worker
 from . import _address_lines, _frames
-from .local import BLAS_VARIABLES
+from .local import environment_of
 
 PENDING_MAX = 1 << 18
 """So much is read from the workers ahead of what ssh takes."""
@@ -80,7 +80,7 @@ class _Host:
         targets = _targets(config)
         self._pending += _frames.MARK + b"\n"
         self.send(b"N", 0, str(len(targets)).encode())
-        environment = _environment(config)
+        environment = environment_of(config)
         for index, (host, port) in enumerate(targets):
             told = {**config["worker"], "bind": host, "port": port, "reached": _reached(host)}
             try:
@@ -212,16 +212,6 @@ def _start(
         # It has ended already, which is told by its exit status.
         pass
     return _Child(index, process, read)
-
-
-def _environment(config: dict[str, Any]) -> dict[str, str]:
-    env = dict(os.environ)
-    env.pop(_cookies.VARIABLE, None)
-    if not config["enable_threaded_blas"]:
-        for name in BLAS_VARIABLES:
-            env.setdefault(name, "1")
-    env.update(config["env"])
-    return env
 
 
 def _targets(config: dict[str, Any]) -> list[tuple[str, int]]:

@@ -189,14 +189,10 @@ def import_paths(params: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _start(
-    wanted: object | None, params: dict[str, Any], environment: dict[str, str]
-) -> subprocess.Popen[bytes] | _forks.ForkedProcess:
-    forked = None if wanted is None else _forks.start(wanted, params, environment)
-    if forked is not None:
-        return forked
+def spawn(params: dict[str, Any], environment: dict[str, str], code: str) -> subprocess.Popen[bytes]:
+    """Starts the Python of a worker with pipes for its streams, in a session of its own."""
     return subprocess.Popen(
-        [params["exename"] or sys.executable, *params["exeflags"], "-c", _BOOTSTRAP],
+        [params["exename"] or sys.executable, *params["exeflags"], "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -204,6 +200,15 @@ def _start(
         env=environment,
         start_new_session=True,
     )
+
+
+def _start(
+    wanted: object | None, params: dict[str, Any], environment: dict[str, str]
+) -> subprocess.Popen[bytes] | _forks.ForkedProcess:
+    forked = None if wanted is None else _forks.start(wanted, params, environment)
+    if forked is not None:
+        return forked
+    return spawn(params, environment, _BOOTSTRAP)
 
 
 def _address(pid: int) -> str:
