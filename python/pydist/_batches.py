@@ -44,6 +44,33 @@ def run(key: _functions.Key, batch: BatchId, how: int, columns: Columns) -> Any:
     return _dump(result) if type(result) is tuple else _dump_later(result)
 
 
+def run_single(source: int, number: int, /, *row: Any) -> Any:
+    """Runs one element of a function that was sent here, which came in a message of its own.
+
+    Parameters:
+        source, number: the key of the function.
+        row: the arguments.
+
+    Returns:
+        The nanoseconds it took and the value, where that is plain; else what `run` returns.
+    """
+    f = _functions.get((source, number))
+    start = time.perf_counter_ns()
+    try:
+        value = f(*row)
+    except BaseException as error:
+        if _interrupts.leaving():
+            raise
+        took = time.perf_counter_ns() - start
+        return _dump((took, [None], [(0, local_exception(error, _core.me()))]))
+    took = time.perf_counter_ns() - start
+    if _plain.plainness(value) == _plain.ATOMS:
+        return took, value
+    if isinstance(value, types.CoroutineType):
+        return _dump_later(_await_values(took, [value], []))
+    return _dump((took, [value], []))
+
+
 def run_function(f: Callable[..., Any], batch: BatchId, how: int, columns: Columns) -> Any:
     """Runs a batch of a function that is here: returns a `Result`, or a coroutine that gives it."""
     keep_errors = bool(how & KEEP_ERRORS)

@@ -25,12 +25,12 @@ class Elements:
         lengths = [len(each) for each in iterables if isinstance(each, Sized)]
         self.total = min(lengths) if len(lengths) == len(iterables) else None
         self._taken = 0
-        self._several = len(iterables) > 1
+        self.several = len(iterables) > 1
         self._sequences: tuple[Any, ...] = ()
         self._rows: Iterator[Any] = iter(())
         if self.total is not None and all(type(each) in (list, tuple, range) for each in iterables):
             self._sequences = iterables
-        elif self._several:
+        elif self.several:
             self._rows = zip(*iterables, strict=False)
         else:
             self._rows = iter(iterables[0])
@@ -47,7 +47,14 @@ class Elements:
             self.exhausted = end == self.total
             return tuple(each[begin:end] for each in self._sequences)
         rows = self._take_rows(count)
-        return tuple(map(list, zip(*rows, strict=True))) or ([],) if self._several else (rows,)
+        return tuple(map(list, zip(*rows, strict=True))) or ([],) if self.several else (rows,)
+
+    def one_by_one(self) -> Iterator[Any]:
+        """Leaves the elements to who takes them from the iterator; of several iterables they are tuples."""
+        if self._sequences:
+            self._rows = zip(*self._sequences, strict=False) if self.several else iter(self._sequences[0])
+            self._sequences = ()
+        return self._rows
 
     def _take_rows(self, count: int) -> list[Any]:
         rows: list[Any] = []

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from . import _functions, _refs, _serialize, _session
 from ._functions import Key, Received
-from ._plain import name_opcodes
+from ._plain import name_opcodes, number_opcodes
 from ._serialize import Dumped
 from ._snapshots import Snapshot, snapshot
 from ._templates import Template
@@ -38,7 +38,7 @@ def _opcodes(key: Key) -> bytes:
     """Returns the opcodes that load a function by its key; like those of a name they leave the memo alone."""
     texts = [text.encode() for text in (_functions.look_up.__module__, _functions.look_up.__qualname__)]
     names = b"".join(pickle.SHORT_BINUNICODE + bytes([len(text)]) + text for text in texts)
-    numbers = b"".join(pickle.LONG1 + b"\x08" + number.to_bytes(8, "little", signed=True) for number in key)
+    numbers = b"".join(map(number_opcodes, key))
     return names + pickle.STACK_GLOBAL + numbers + pickle.TUPLE2 + pickle.REDUCE
 
 

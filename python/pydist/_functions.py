@@ -192,8 +192,8 @@ class Received:
 
     def get(self) -> Any:
         """Returns the function, or raises what unpickling it gives."""
-        while not self._loaded.wait(0.1):  # an interrupt is raised between two waits
-            continue
+        while not self._loaded.is_set():
+            self._loaded.wait(0.1)  # an interrupt is raised between two waits
         error, payload = self._error, self._payload
         if error is not None and payload is not None:
             self.load(*payload, again=True)

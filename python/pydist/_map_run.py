@@ -86,6 +86,22 @@ class Run:
         self._next = 0
         self._error: tuple[int, Exception] | None = None
         self._next_look = 0.0
+        self._singles = self._make_singles() if plan.size == 1 and isinstance(team, Team) else None
+
+    def _make_singles(self) -> _core.Singles | None:
+        """What carries elements that go one by one, unless each gives a coroutine."""
+        opcodes = None if self._async else _plain.name_opcodes(_batches.run_single)
+        if opcodes is None:
+            return None
+        return _core.Singles(
+            self._schedule,
+            self._queue,
+            prefix=_serialize.open_call(opcodes, *self._plan.function.key),
+            lane=self._number,
+            rows=self._plan.elements.one_by_one(),
+            several=self._plan.elements.several,
+            pieces=self._pieces,
+        )
 
     def all_values(self) -> list[Any]:
         """Runs everything and returns the values in order."""
@@ -103,8 +119,7 @@ class Run:
             if piece is not None:
                 self._next += len(piece)
                 self._schedule.consumed(self._next)
-                for key, outcome in self._queue.drain():
-                    self._take(key, outcome)
+                self._take_all(self._drain())
                 return piece
             if self._error is not None and self._error[0] <= self._next:
                 raise self._error[1]
@@ -120,7 +135,29 @@ class Run:
             if self._schedule.needs_workers() and not coming:
                 _session.stay_at_exit()
                 raise NoWorkersError("every worker of the pool has gone")
-        for key, outcome in self._queue.wait(self._patience()):
+        self._take_all(self._wait())
+
+    def _wait(self) -> list[tuple[int, _core.Outcome]]:
+        patience = self._patience()
+        if self._singles is None:
+            return self._queue.wait(patience)
+        return self._noted(*self._singles.wait(patience, time.monotonic_ns()))
+
+    def _drain(self) -> list[tuple[int, _core.Outcome]]:
+        if self._singles is None:
+            return self._queue.drain()
+        return self._noted(*self._singles.drain(time.monotonic_ns()))
+
+    def _noted(
+        self, values: int, outcomes: list[tuple[int, _core.Outcome]]
+    ) -> list[tuple[int, _core.Outcome]]:
+        """Notes that so many elements more have their values, and gives the outcomes of others."""
+        if values:
+            self._plan.progress.update(values)
+        return outcomes
+
+    def _take_all(self, outcomes: list[tuple[int, _core.Outcome]]) -> None:
+        for key, outcome in outcomes:
             self._take(key, outcome)
 
     def _patience(self) -> float:
@@ -138,20 +175,68 @@ class Run:
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             self._look()
+        if self._singles is not None:
+            while (step := self._singles.poll(time.monotonic_ns())) is not None:
+                (kind, key, worker, first, count), found = step
+                if kind == "row":
+                    self._send_row(key, worker, first, found)
+                elif kind == "error":
+                    self._raise_at(first, found)
+                else:
+                    self._act(kind, key, worker, first, count)
+            return
         while (action := self._schedule.poll(time.monotonic_ns())) is not None:
-            kind, key, worker, first, count = action
-            if kind == "pull":
-                self._pull(key, worker, first, count)
-            elif kind == "send":
-                rows = [self._kept.pop(element) for element in range(first, first + count)]
-                self._send(key, _Flight(worker, first, tuple(map(list, zip(*rows, strict=True)))))
-            elif key in self._flights:
-                self._recall(key, rest=kind == "recall_rest")
+            self._act(*action)
+
+    def _act(self, kind: str, key: int, worker: int, first: int, count: int) -> None:
+        """Does what the schedule says is to be done."""
+        if kind == "pull":
+            self._pull(key, worker, first, count)
+            return
+        if kind == "send":
+            rows = [self._kept.pop(element) for element in range(first, first + count)]
+            self._send(key, _Flight(worker, first, tuple(map(list, zip(*rows, strict=True)))))
+            return
+        self._take_over()
+        if key in self._flights:
+            self._recall(key, rest=kind == "recall_rest")
+
+    def _send_row(self, key: int, worker: int, first: int, row: Any) -> None:
+        """Sends one element that is not as simple as others, or is the first for its worker."""
+        assert self._singles is not None
+        self._send(key, _Flight(worker, first, self._columns(row)))
+        if not self._is_here(worker):
+            self._singles.know(worker)
+
+    def _columns(self, row: Any) -> Columns:
+        return tuple([value] for value in row) if self._plan.elements.several else ([row],)
+
+    def _take_over(self) -> None:
+        """Takes all that is under way without Python's part over."""
+        if self._singles is not None:
+            for key, flight in self._singles.release_all():
+                self._flights[key] = self._flight_of(flight)
+
+    def _flight_of(self, single: tuple[int, int, Any, int]) -> _Flight:
+        worker, first, row, call = single
+        flight = _Flight(worker, first, self._columns(row))
+        flight.call = call
+        return flight
+
+    def _landed(self, key: int) -> _Flight | None:
+        """The batch of a key, which is not under way any more."""
+        flight = self._flights.pop(key, None)
+        if flight is None and self._singles is not None:
+            single = self._singles.release(key)
+            return None if single is None else self._flight_of(single)
+        return flight
 
     def _look(self) -> None:
         joined, gone = self._team.look()
         for worker in joined:
             self._schedule.join(worker, not self._is_here(worker))
+        if gone:
+            self._take_over()
         for worker in gone:
             # What it had ends by itself; this is for a worker that had nothing.
             if all(flight.worker != worker for flight in self._flights.values()):
@@ -231,7 +316,7 @@ class Run:
             kept, error = _refs.load_outcome(outcome)
             self._given_back(key - GIVEN_BACK, None if error is not None else kept)
             return
-        flight = self._flights.pop(key, None)
+        flight = self._landed(key)
         if flight is None:
             return
         if flight.future is not None:
@@ -273,7 +358,7 @@ class Run:
         self._keep(flight, flight.first, flight.count)
 
     def _finished(self, key: int, flight: _Flight, result: _batches.Result) -> None:
-        took, values, errors = result
+        took, values, errors = result if len(result) == 3 else (result[0], [result[1]], [])
         done = self._schedule.finished(key, len(values), took, time.monotonic_ns())
         if done is None:
             return
@@ -340,6 +425,7 @@ class Run:
 
     def _leave(self, worker: int) -> list[tuple[_Flight, int, int]]:
         """Forgets a worker that is gone; returns what may have begun there, the rest waits for others."""
+        self._take_over()
         begun = self._schedule.leave(worker)
         flights = {key: f for key, f in self._flights.items() if f.worker == worker}
         for key in flights:
@@ -406,6 +492,7 @@ class Run:
 
         It pickles nothing and does not wait, as it may be called by a finalizer.
         """
+        self._take_over()
         flights, self._flights = self._flights, {}
         # At the end of the process there is no core any more.
         with contextlib.suppress(RuntimeError):

@@ -105,6 +105,11 @@ def name_opcodes(f: Any) -> bytes | None:
     return opcodes
 
 
+def number_opcodes(number: int) -> bytes:
+    """Returns the opcodes that make an integer of 64 bits."""
+    return pickle.LONG1 + b"\x08" + number.to_bytes(8, "little", signed=True)
+
+
 _SHORT = b"\x80\x05" + pickle.SHORT_BINUNICODE
 _found: dict[bytes, tuple[str, str, Any]] = {}
 

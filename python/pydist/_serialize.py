@@ -24,6 +24,7 @@ from pydist._plain import (
     learn_numpy,
     load_named,
     name_opcodes,
+    number_opcodes,
     plainness,
     remember_named,
 )
@@ -330,6 +331,11 @@ def with_function(opcodes: bytes, data: bytes) -> bytes:
     # PROTO, and FRAME with its length, at the front; STOP at the end
     body = data[11:-1] if data[2] == 0x95 else data[2:-1]
     return b"\x80\x05" + opcodes + body + b"}\x87."
+
+
+def open_call(opcodes: bytes, *args: int) -> bytes:
+    """Begins the pickle of a call with its first arguments: more, and the end of the call, are to follow."""
+    return b"\x80\x05" + opcodes + b"(" + b"".join(map(number_opcodes, args))
 
 
 def dumps(value: Any, *, root: str = "value", warn: bool = True) -> Dumped:

@@ -117,6 +117,14 @@ impl Node {
         result
     }
 
+    /// Makes a call whose message is held back while there is little to send.
+    pub(crate) fn gathering<R>(&self, act: impl FnOnce() -> R) -> R {
+        BURSTING.with(|cell| cell.set(true));
+        let result = act();
+        BURSTING.with(|cell| cell.set(false));
+        result
+    }
+
     /// Whether what the calling thread sends on a connection is to be held back.
     pub(crate) fn holds_back(link: &Link) -> bool {
         let most = match (HOLDING.with(Cell::get), BURSTING.with(Cell::get)) {

@@ -454,7 +454,8 @@ impl Inbox {
 
     /// Whether calls wait behind those that run.
     pub(crate) fn has_calls(&self) -> bool {
-        !self.state.lock().queue.is_empty()
+        let state = self.state.lock();
+        !state.queue.is_empty() || state.lanes.has_waiting()
     }
 
     /// Gives back the room of a long queue that has become short.

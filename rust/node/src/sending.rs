@@ -76,6 +76,17 @@ impl Node {
         Ok(id)
     }
 
+    /// Does what `call_in_lane` does, for one of many calls; the caller sees to it that `uncork_calls` follows soon.
+    pub fn call_gathered(
+        &self,
+        pid: ProcId,
+        lane: u64,
+        payload: Payload<'_>,
+        wake: Wake,
+    ) -> Result<u64, CallFailed> {
+        self.gathering(|| self.call_in_lane(pid, lane, payload, wake))
+    }
+
     /// Calls; the value stays there under the reference, of which the caller has one handle.
     pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
         self.keep_up();

@@ -13,6 +13,7 @@ mod plain;
 mod queue;
 mod refs;
 mod schedule;
+mod singles;
 mod stacks;
 mod waiting;
 
@@ -57,6 +58,8 @@ mod _core {
     use super::refs::{Ref, create_future, exported, local_call, reference};
     #[pymodule_export]
     use super::schedule::Schedule;
+    #[pymodule_export]
+    use super::singles::Singles;
     #[pymodule_export]
     use super::stacks::{answer_stacks, ask_stacks, dump_stacks_by, report_hangs};
 

@@ -105,7 +105,7 @@ pub(crate) fn encode_call(f: &Bound<'_, PyAny>, args: &Bound<'_, PyTuple>) -> Py
 }
 
 /// What follows the arguments in the pickle of a call without keywords.
-const END: &[u8] = b"}\x87.";
+pub(crate) const END: &[u8] = b"}\x87.";
 
 /// Reads a call whose function has come by its name before, and whose arguments are plain.
 pub(crate) fn decode_call<'py>(

@@ -31,15 +31,27 @@ struct Encoder<'o> {
 
 /// Appends the opcodes that make a value; false where it is not plain, and then `out` is of no use.
 pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
-    let mut encoder = Encoder {
-        out,
-        seen: [std::ptr::null_mut(); SEEN],
-        count: 0,
-    };
-    encoder.write(value, DEPTH)
+    Encoder::new(out).write(value, DEPTH)
 }
 
-impl Encoder<'_> {
+/// Does what `encode` does for several values, which are parts of one.
+pub(crate) fn encode_each<'py>(
+    mut values: impl Iterator<Item = Bound<'py, PyAny>>,
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut encoder = Encoder::new(out);
+    values.all(|value| encoder.write(&value, DEPTH - 1))
+}
+
+impl<'o> Encoder<'o> {
+    fn new(out: &'o mut Vec<u8>) -> Encoder<'o> {
+        Encoder {
+            out,
+            seen: [std::ptr::null_mut(); SEEN],
+            count: 0,
+        }
+    }
+
     fn write(&mut self, value: &Bound<'_, PyAny>, depth: usize) -> bool {
         if value.is_none() {
             self.out.push(b'N');

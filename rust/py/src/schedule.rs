@@ -12,9 +12,9 @@ pub(crate) struct Schedule {
 }
 
 /// (kind, batch, worker, first element, count of elements).
-type PyAction = (&'static str, u64, u32, u64, u64);
+pub(crate) type PyAction = (&'static str, u64, u32, u64, u64);
 
-fn action(action: Action) -> PyAction {
+pub(crate) fn action(action: Action) -> PyAction {
     match action {
         Action::Pull(key, worker, range) => ("pull", key, worker, range.first, range.count),
         Action::Send(key, worker, range) => ("send", key, worker, range.first, range.count),
@@ -28,7 +28,7 @@ fn pair(range: Range) -> (u64, u64) {
 }
 
 impl Schedule {
-    fn lock(&self) -> MutexGuard<'_, schedule::Schedule> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, schedule::Schedule> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
