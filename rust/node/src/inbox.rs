@@ -454,8 +454,7 @@ impl Inbox {
 
     /// Whether calls wait behind those that run.
     pub(crate) fn has_calls(&self) -> bool {
-        let state = self.state.lock();
-        !state.queue.is_empty() || state.lanes.has_waiting()
+        !self.state.lock().queue.is_empty()
     }
 
     /// Gives back the room of a long queue that has become short.

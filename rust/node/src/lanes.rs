@@ -11,7 +11,6 @@ pub(crate) struct Lanes {
     behind: HashMap<(ProcId, u64), VecDeque<Incoming>>,
     /// The lane of each call that has been let through.
     ahead: HashMap<(ProcId, u64), u64>,
-    waiting: usize,
 }
 
 impl Lanes {
@@ -22,7 +21,6 @@ impl Lanes {
         }
         if let Some(behind) = self.behind.get_mut(&(call.src, call.lane)) {
             behind.push_back(call);
-            self.waiting += 1;
             return None;
         }
         self.behind.insert((call.src, call.lane), VecDeque::new());
@@ -30,20 +28,12 @@ impl Lanes {
         Some(call)
     }
 
-    /// Whether a call waits behind another of its lane.
-    pub(crate) fn has_waiting(&self) -> bool {
-        self.waiting > 0
-    }
-
     /// A call has ended: gives the next one of its lane.
     pub(crate) fn leave(&mut self, src: ProcId, id: u64) -> Option<Incoming> {
         let lane = self.ahead.remove(&(src, id))?;
         let next = self.behind.get_mut(&(src, lane))?.pop_front();
         match &next {
-            Some(next) => {
-                self.waiting -= 1;
-                self.ahead.insert((src, next.id), lane).map(|_| ())
-            }
+            Some(next) => self.ahead.insert((src, next.id), lane).map(|_| ()),
             None => self.behind.remove(&(src, lane)).map(|_| ()),
         };
         next
