@@ -92,7 +92,8 @@ impl Singles {
         pickle.push(b't');
         pickle.extend_from_slice(END);
         let wake = Wake::Queue(self.queue.clone(), key);
-        node.call_gathered(worker, self.lane, small(&[&pickle]), wake).ok()
+        node.call_gathered(worker, self.lane, small(&[&pickle]), wake)
+            .ok()
     }
 
     /// The value of an element and the time it took, of a plain answer.
@@ -104,7 +105,10 @@ impl Singles {
             return None;
         }
         let value = plain::decode(py, pickle.as_slice())?;
-        let pair = value.cast_exact::<PyTuple>().ok().filter(|pair| pair.len() == 2)?;
+        let pair = value
+            .cast_exact::<PyTuple>()
+            .ok()
+            .filter(|pair| pair.len() == 2)?;
         Some((pair.get_item(0).ok()?.extract().ok()?, pair.get_item(1).ok()?))
     }
 
