@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import linecache
 import os
 import signal
@@ -95,8 +96,6 @@ _parent_pipe = -1
 def detach_streams() -> None:
     """Keeps the pipe to the parent, whose end tells that it is gone, out of the way of the user's code."""
     global _parent_pipe
-    import fcntl
-
     _parent_pipe = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 100)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
