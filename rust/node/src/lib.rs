@@ -24,6 +24,7 @@ mod reactor;
 mod schedules;
 mod sending;
 mod shared;
+mod spin;
 mod stacks;
 mod sync;
 mod tls;

@@ -1,10 +1,11 @@
 //! How one thread waits until another has something for it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::driver::Driver;
 use crate::node::Node;
 use crate::poll::interrupted;
+use crate::spin::{Step, Wait};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Futex, Woken, now};
 
@@ -78,8 +79,12 @@ impl Parker {
             return Parked::Notified;
         }
         let mut events = Vec::with_capacity(8);
+        let mut wait = Wait::begin();
         loop {
-            let timeout = deadline.map(|at| at.saturating_duration_since(now()));
+            let timeout = match wait.next() {
+                Step::Look => Some(Duration::ZERO),
+                Step::Sleep => deadline.map(|at| at.saturating_duration_since(now())),
+            };
             match node.driver.wait(timeout, &mut events) {
                 Ok(()) => {}
                 Err(error) if interrupted(&error) => return Parked::Signal,
