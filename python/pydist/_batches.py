@@ -54,7 +54,7 @@ def run_single(source: int, number: int, /, *row: Any) -> Any:
     Returns:
         The nanoseconds it took and the value, where that is plain; else what `run` returns.
     """
-    f = _functions.get((source, number))
+    f = _functions.get_ready(source, number)
     start = time.perf_counter_ns()
     try:
         value = f(*row)

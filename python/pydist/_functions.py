@@ -163,18 +163,18 @@ def _forget_later(key: Key, pids: set[int]) -> None:
 class Received:
     """A function that another process has sent here."""
 
-    __slots__ = ("_error", "_function", "_loaded", "_payload")
+    __slots__ = ("_error", "_loaded", "_payload", "function")
 
     def __init__(self) -> None:
         self._loaded = threading.Event()
-        self._function: Any = None
+        self.function: Any = None
         self._error: BaseException | None = None
         self._payload: tuple[Any, Any] | None = None
 
     def load(self, data: Any, buffers: Any, *, again: bool) -> None:
         """Unpickles the function; with `again` that is repeated, where it fails, whenever it is wanted."""
         try:
-            self._function = self._made_of(_serialize.loads(data, buffers))
+            self.function = self._made_of(_serialize.loads(data, buffers))
         except BaseException as error:
             self._error = error
             self._payload = (data, buffers) if again else None
@@ -200,7 +200,7 @@ class Received:
             error = self._error
         if error is not None:
             raise error.with_traceback(None)
-        return self._function
+        return self.function
 
 
 class _Waiting:
@@ -252,6 +252,15 @@ def get(key: Key) -> Any:
         BaseException: what unpickling it gives.
     """
     return _entry(key).get()
+
+
+def get_ready(source: int, number: int) -> Any:
+    """Does what `get` does, in less time for a function that has been unpickled."""
+    functions = _received.get(source)
+    received = None if functions is None else functions.get(number)
+    if received is not None and received.function is not None:
+        return received.function
+    return get((source, number))
 
 
 def look_up(source: int, number: int) -> Callable[..., Any]:

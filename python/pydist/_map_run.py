@@ -83,6 +83,8 @@ class Run:
         self._kept: dict[int, tuple[Any, ...]] = {}
         # Values that are not to be consumed yet, by the number of the first.
         self._pieces: dict[int, list[Any]] = {}
+        # Values by the number of their element, where none is consumed before all are there.
+        self._values: list[Any] = []
         self._next = 0
         self._error: tuple[int, Exception] | None = None
         self._next_look = 0.0
@@ -100,7 +102,7 @@ class Run:
             lane=self._number,
             rows=self._plan.elements.one_by_one(),
             several=self._plan.elements.several,
-            pieces=self._pieces,
+            values=self._pieces if self._plan.in_order else self._values,
         )
 
     def all_values(self) -> list[Any]:
@@ -109,7 +111,10 @@ class Run:
         while not self._schedule.is_done():
             self._await()
             self._dispatch()
-        return list(itertools.chain.from_iterable(self._pieces[first] for first in sorted(self._pieces)))
+        values = self._values
+        for first, piece in sorted(self._pieces.items()):
+            values[first : first + len(piece)] = piece
+        return values
 
     def next_piece(self) -> list[Any] | None:
         """Returns the values that come next, as many as there are; None at the end."""

@@ -50,6 +50,34 @@ struct State {
     flights: HashMap<Key, Flight>,
 }
 
+/// Where values go that have come.
+enum Values {
+    /// By the number of their element; those that have not come are None.
+    All(Py<PyList>),
+    /// As lists of one, by the number of their element: who consumes them takes them out.
+    Pieces(Py<PyDict>),
+}
+
+impl Values {
+    fn put(&self, element: u64, value: Bound<'_, PyAny>) -> PyResult<()> {
+        let py = value.py();
+        match self {
+            Values::All(values) => {
+                let (values, element) = (values.bind(py), element as usize);
+                while values.len() < element {
+                    values.append(py.None())?;
+                }
+                if values.len() == element {
+                    values.append(value)
+                } else {
+                    values.set_item(element, value)
+                }
+            }
+            Values::Pieces(pieces) => pieces.bind(py).set_item(element, PyList::new(py, [value])?),
+        }
+    }
+}
+
 /// The elements of one map, each in a message of its own.
 #[pyclass(frozen, module = "pydist._core")]
 pub(crate) struct Singles {
@@ -61,8 +89,7 @@ pub(crate) struct Singles {
     rows: Py<PyIterator>,
     /// A row is a tuple of arguments, not the only one.
     several: bool,
-    /// Values that have come, as lists of one, by the number of their element.
-    pieces: Py<PyDict>,
+    values: Values,
     state: Mutex<State>,
 }
 
@@ -132,7 +159,7 @@ impl Singles {
             if flight.is_some()
                 && let Some((first, _)) = done
             {
-                self.pieces.bind(py).set_item(first, PyList::new(py, [value])?)?;
+                self.values.put(first, value)?;
                 values += 1;
             }
         }
@@ -142,9 +169,11 @@ impl Singles {
 
 #[pymethods]
 impl Singles {
-    /// `prefix` is the pickle of a call up to the elements, in a tuple whose end is open.
+    /// `prefix` is the pickle of a call up to the elements, in a tuple whose end is open; `values` is a list for all
+    /// values, or a dict for those that are to be consumed.
     #[new]
-    #[pyo3(signature = (schedule, queue, *, prefix, lane, rows, several, pieces))]
+    #[pyo3(signature = (schedule, queue, *, prefix, lane, rows, several, values))]
+    #[allow(clippy::too_many_arguments)]
     fn new(
         schedule: Py<Schedule>,
         queue: &Bound<'_, Queue>,
@@ -152,18 +181,22 @@ impl Singles {
         lane: u64,
         rows: Py<PyIterator>,
         several: bool,
-        pieces: Py<PyDict>,
-    ) -> Singles {
-        Singles {
+        values: &Bound<'_, PyAny>,
+    ) -> PyResult<Singles> {
+        let values = match values.cast::<PyList>() {
+            Ok(all) => Values::All(all.clone().unbind()),
+            Err(_) => Values::Pieces(values.cast::<PyDict>()?.clone().unbind()),
+        };
+        Ok(Singles {
             schedule,
             queue: queue.get().inner.clone(),
             prefix,
             lane,
             rows,
             several,
-            pieces,
+            values,
             state: Mutex::default(),
-        }
+        })
     }
 
     /// A worker has been sent the function.
