@@ -1,4 +1,4 @@
-"""An extension of Griffe: the examples of docstrings, `>>>` and what follows, are blocks of code."""
+"""An extension of Griffe: what it takes to read the docstrings of pydist, which are those of Google otherwise."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any
 from griffe import Extension, Object
 
 EXAMPLE = re.compile(r"^( *)>>> .*?(?=\n *\n|\Z)", re.MULTILINE | re.DOTALL)
+RAISES_WHAT = re.compile(r"^( *)Raises:\n +(What .*)$", re.MULTILINE)
 
 
-class Examples(Extension):
-    """Puts a fence around each."""
+class Docstrings(Extension):
+    """Puts a fence around each example, and makes a paragraph of errors that are told in words alone."""
 
     def on_object(self, *, obj: Object, **kwargs: Any) -> None:
         """Change the docstring of an object that has just been read."""
-        if obj.docstring is not None:
-            obj.docstring.value = EXAMPLE.sub(
-                lambda found: f"{found[1]}```pycon\n{found[0].rstrip()}\n{found[1]}```", obj.docstring.value
-            )
+        if obj.docstring is None:
+            return
+        text = RAISES_WHAT.sub(r"\1**Raises:** \2", obj.docstring.value)
+        obj.docstring.value = EXAMPLE.sub(
+            lambda found: f"{found[1]}```pycon\n{found[0].rstrip()}\n{found[1]}```", text
+        )

@@ -1,0 +1,47 @@
+"""The code of the documentation runs, and prints what the pages show."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import pydist as d
+from support import Script
+from support_documents import ROOT, blocks_of, check_output, examples_of, program_of
+
+DOCS = ROOT / "docs"
+ELSEWHERE = {"howto/notebooks.md", "howto/slurm.md", "howto/kubernetes.md"}
+"""Pages that are run by other tests: as a notebook, in a Slurm, with a worker that dials in."""
+PAGES = [ROOT / "README.md", DOCS / "index.md", DOCS / "tutorial.md"] + sorted(
+    page
+    for folder in ("howto", "from")
+    for page in (DOCS / folder).glob("*.md")
+    if str(page.relative_to(DOCS)) not in ELSEWHERE
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_runs_as_one_program(page, tmp_path):
+    with Script(program_of(page), cwd=tmp_path) as script:
+        done = script.finish()
+        assert (done.returncode, done.stderr) == (0, "")
+        check_output(page, done.stdout)
+        script.wait_gone(10)
+
+
+def test_code_of_other_systems_is_python():
+    found = 0
+    for page in PAGES:
+        for block in blocks_of(page):
+            if block.language == "python" and not block.runs:
+                ast.parse(block.text, f"{page}:{block.line}")
+                found += 1
+    assert found > 20
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "\n".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
+    found = re.findall(r"^(?:::: |## .*\{ #)pydist\.(\w+)(?: \})?$", text, re.MULTILINE)
+    assert sorted({*found} - {"joblib"}) == sorted(d.__all__)
+    assert len(found) == len(set(found))
