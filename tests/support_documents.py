@@ -91,7 +91,7 @@ def check_output(page: Path, output: str) -> None:
     rest = "".join(f"{line}\n" for line in output.splitlines() if not line.startswith(WORKER))
     for example in examples_of(page):
         got, mark, rest = rest.partition(MARK.format(example.block.line) + "\n")
-        where = f"{page.relative_to(ROOT)}, line {example.block.line}"
+        where = f"{page.name}, line {example.block.line}"
         assert mark, f"{where}: not run to its end; the output was\n{output}"
         if example.output is None:
             continue
@@ -100,7 +100,9 @@ def check_output(page: Path, output: str) -> None:
         want = "".join(f"{line}\n" for line in lines if not line.startswith(WORKER))
         assert matches(want, got), f"{where}: the page shows\n{want}\nbut it prints\n{got}"
     assert rest == ""
-    assert sorted(printed) == sorted(shown), f"{page.name}: what workers print is shown as {shown}, not {printed}"
+    assert sorted(printed) == sorted(shown), (
+        f"{page.name}: what workers print is shown as {shown}, not {printed}"
+    )
 
 
 WORKER = "      From worker "
