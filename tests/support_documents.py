@@ -1,7 +1,7 @@
 """The code blocks of a page of the documentation, and the page run as one program.
 
-A block of `python` is run, unless it has a title, as code of another system has. A block of `text` right behind it is
-what it prints, where a line `...` stands for any lines, and `...` within a line for any text.
+A block of `python` is run, unless it has a title, as code of another system has. A block of `text` right behind
+it is what it prints, where `...` stands for any text.
 """
 
 from __future__ import annotations
@@ -100,9 +100,7 @@ def check_output(page: Path, output: str) -> None:
         want = "".join(f"{line}\n" for line in lines if not line.startswith(WORKER))
         assert matches(want, got), f"{where}: the page shows\n{want}\nbut it prints\n{got}"
     assert rest == ""
-    assert sorted(printed) == sorted(shown), (
-        f"{page.name}: what workers print is shown as {shown}, not {printed}"
-    )
+    assert sorted(printed) == sorted(shown), f"{page.name}: workers print {printed}, not {shown}"
 
 
 WORKER = "      From worker "

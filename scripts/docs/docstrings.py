@@ -1,4 +1,4 @@
-"""An extension of Griffe: what it takes to read the docstrings of pydist, which are those of Google otherwise."""
+"""An extension of Griffe, for what docstrings of pydist have that those of Google's style have not."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What MkDocs needs beside `mkdocs.yml`: pages from files outside `docs/`, and links to them.
 
-The pages are written to be read beside the code, so that they link to `../README.md` or `../examples/x.py`. Those
-files become pages of the site, and the links to them, and to folders, are turned into links to these pages.
+The pages are written to be read beside the code, so that they link to `../README.md` or `../examples/x.py`.
+Those files become pages of the site, and the links to them, and to folders, become links to these pages.
 """
 
 from __future__ import annotations
