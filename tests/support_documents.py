@@ -1,7 +1,7 @@
 """The code blocks of a page of the documentation, and the page run as one program.
 
-A block of `python` is run, unless it has a title, as code of another system has. A block of `text` right behind
-it is what it prints, where `...` stands for any text.
+A block of `python` is run, unless it has a title, as code of other systems has. A block of `text` right
+behind it is what it prints, where `...` stands for any text.
 """
 
 from __future__ import annotations
