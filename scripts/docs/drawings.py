@@ -8,7 +8,6 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "docs" / "assets"
 LINE = "#808796"
 PYTHON, CORE, SYSTEM = "#3b6ea5", "#b5562d", "#5f6674"
 FONT = "system-ui, 'DejaVu Sans', sans-serif"
@@ -66,21 +65,22 @@ class Drawing:
             f'<polyline points="{path}" fill="none" stroke="{LINE}" stroke-width="1.5"{ends}/>'
         )
 
-    def write(self, name: str) -> None:
-        """Write the file."""
+    def text_of_file(self) -> str:
+        """Give the SVG."""
         arrow = (
             '<marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
             f'orient="auto-start-reverse"><path d="M0,0 L8,4 L0,8 z" fill="{LINE}"/></marker>'
         )
-        (FOLDER / name).write_text(
+        return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.size}" role="img" '
-            f'font-family="{FONT}" font-size="12.5">\n<title>{escape(self.title)}</title>\n<defs>{arrow}</defs>\n'
+            f'font-family="{FONT}" font-size="12.5">\n'
+            f"<title>{escape(self.title)}</title>\n<defs>{arrow}</defs>\n"
             + "\n".join(self.elements)
             + "\n</svg>\n"
         )
 
 
-def draw_cluster() -> None:
+def draw_cluster() -> str:
     """Draw three processes, and how they are connected."""
     d = Drawing(
         760, 330, "Process 1 and two workers: Python above, the core below, each core connected to each"
@@ -103,10 +103,10 @@ def draw_cluster() -> None:
     d.text(510, 254, "at the first call")
     d.text(385, 293, "connections: Unix sockets, TCP, or through ssh")
     d.text(385, 324, "large buffers on one machine: memory files, mapped by each receiver")
-    d.write("cluster.svg")
+    return d.text_of_file()
 
 
-def draw_call() -> None:
+def draw_call() -> str:
     """Draw the messages of one remote call."""
     d = Drawing(
         760, 400, "A remote call: from the caller's thread through both cores to an executor, and back"
@@ -135,10 +135,10 @@ def draw_call() -> None:
         d.line((columns[start], y), (columns[end], y))
         d.text((columns[start] + columns[end]) / 2, y - 6, label)
     d.box(columns[3] - 70, 200, 140, PYTHON, "f(*args)")
-    d.write("call.svg")
+    return d.text_of_file()
 
 
-def draw_map() -> None:
+def draw_map() -> str:
     """Draw how a map gives batches to workers."""
     d = Drawing(
         760, 270, "A map: the schedule gives batches to workers, and takes back what waits behind a long one"
@@ -157,10 +157,11 @@ def draw_map() -> None:
     d.text(350, 42, "f once, then batches")
     d.line((430, 195), (246, 195))
     d.text(345, 210, "values of both")
-    d.write("map.svg")
+    return d.text_of_file()
 
+
+DRAWINGS = {"cluster.svg": draw_cluster, "call.svg": draw_call, "map.svg": draw_map}
 
 if __name__ == "__main__":
-    draw_cluster()
-    draw_call()
-    draw_map()
+    for name, draw in DRAWINGS.items():
+        (Path(__file__).parents[2] / "docs" / "assets" / name).write_text(draw())

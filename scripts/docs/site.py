@@ -29,10 +29,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
     made = {page: (ROOT / name).read_text() for name, page in TEXTS.items()}
     made |= {f"{path.relative_to(ROOT).with_suffix('.md')}": _code_page(path) for path in _examples()}
-    made["examples/index.md"] = _list("Examples", [f"{path.stem}.md" for path in _examples()])
+    made["examples.md"] = _list(
+        "Examples",
+        [f"examples/{path.stem}.md" for path in _examples()],
+        [_says(path) for path in _examples()],
+    )
     decisions = sorted((ROOT / "docs/adr").glob("[0-9]*.md"))
     titles = [path.read_text().partition("\n")[0].lstrip("# ") for path in decisions]
-    made["adr/index.md"] = _list("Decisions", [path.name for path in decisions], titles)
+    made["decisions.md"] = _list("Decisions", [f"adr/{path.name}" for path in decisions], titles)
     for uri, content in made.items():
         files.append(File.generated(config, uri, content=content))
     return files
@@ -55,8 +59,10 @@ def _page_of(target: str) -> str | None:
     """Give the page of a file of the repository."""
     if target in TEXTS:
         return TEXTS[target]
-    if target in ("docs/adr", "examples"):
-        return f"{target.removeprefix('docs/')}/index.md"
+    if target == "docs/adr":
+        return "decisions.md"
+    if target == "examples":
+        return "examples.md"
     if target.startswith("examples/"):
         return str(PurePosixPath(target).with_suffix(".md"))
     return target.removeprefix("docs/") if target.startswith("docs/") else None
@@ -66,10 +72,15 @@ def _examples() -> list[Path]:
     return sorted((ROOT / "examples").glob("*.py"))
 
 
+def _says(path: Path) -> str:
+    """Give the first line of the docstring of an example."""
+    return path.read_text().partition('"""')[2].partition("\n")[0]
+
+
 def _code_page(path: Path) -> str:
     return f"# {path.name}\n\n```python\n{path.read_text()}```\n"
 
 
-def _list(title: str, names: list[str], titles: list[str] | None = None) -> str:
-    lines = [f"- [{text}]({name})" for name, text in zip(names, titles or names, strict=True)]
+def _list(title: str, names: list[str], texts: list[str]) -> str:
+    lines = [f"- [{text}]({name})" for name, text in zip(names, texts, strict=True)]
     return "\n".join([f"# {title}", "", *lines, ""])

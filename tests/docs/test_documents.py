@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 
 import pytest
 
@@ -45,3 +46,10 @@ def test_every_public_name_is_in_the_reference():
     found = re.findall(r"^(?:::: |## .*\{ #)pydist\.(\w+)(?: \})?$", text, re.MULTILINE)
     assert sorted({*found} - {"joblib"}) == sorted(d.__all__)
     assert len(found) == len(set(found))
+
+
+def test_the_drawings_are_those_of_their_script():
+    drawings = runpy.run_path(str(ROOT / "scripts" / "docs" / "drawings.py"))["DRAWINGS"]
+    assert {path.name: path.read_text() for path in (DOCS / "assets").glob("*.svg")} == {
+        name: draw() for name, draw in drawings.items()
+    }
