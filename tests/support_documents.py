@@ -1,7 +1,8 @@
 """The code blocks of a page of the documentation, and the page run as one program.
 
 A block of `python` is run, unless it has a title, as code of other systems has. A block of `text` right
-behind it is what it prints, where `...` stands for any text.
+behind it is what it prints, where `...` stands for any text. A comment `# prints X` says that a line X is
+among that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^(`{3,})[ ]*([\w.+-]*)[ ]*(.*)$")
+PRINTS = re.compile(r"  # prints (.+)$", re.MULTILINE)
 MARK = "--- the end of the block in line {} ---"
 
 
@@ -93,6 +95,8 @@ def check_output(page: Path, output: str) -> None:
         got, mark, rest = rest.partition(MARK.format(example.block.line) + "\n")
         where = f"{page.name}, line {example.block.line}"
         assert mark, f"{where}: not run to its end; the output was\n{output}"
+        for comment in PRINTS.findall(example.block.text):
+            assert comment in got.splitlines(), f"{where}: does not print {comment}"
         if example.output is None:
             continue
         lines = example.output.splitlines()
