@@ -21,11 +21,11 @@ PAGES = [
     *sorted(DOCS.glob("from/*.md")),
 ]
 DISTRIBUTED_JL = """
-@spawn @spawnat @fetch @fetchfrom @everywhere @distributed
-AbstractWorkerPool addprocs CachingPool clear! ClusterManager default_worker_pool init_worker interrupt
-launch manage myid nprocs nworkers pmap procs remote remotecall remotecall_eval remotecall_fetch remotecall_wait remote_do
-rmprocs workers WorkerPool RemoteChannel Future WorkerConfig RemoteException ProcessExitedException
-process_messages remoteref_id channel_from_id worker_id_from_socket cluster_cookie start_worker check_same_host
+@spawn @spawnat @fetch @fetchfrom @everywhere @distributed AbstractWorkerPool addprocs CachingPool clear!
+ClusterManager default_worker_pool init_worker interrupt launch manage myid nprocs nworkers pmap procs
+remote remotecall remotecall_eval remotecall_fetch remotecall_wait remote_do rmprocs workers WorkerPool
+RemoteChannel Future WorkerConfig RemoteException ProcessExitedException process_messages remoteref_id
+channel_from_id worker_id_from_socket cluster_cookie start_worker check_same_host
 """
 """The names after `export` in Distributed.jl."""
 
