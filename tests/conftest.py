@@ -14,7 +14,7 @@ import pytest
 
 import support
 
-WITHOUT_PROCESSES = {"unit", "examples", "typing", "cli", "notebook"}
+WITHOUT_PROCESSES = {"unit", "examples", "typing", "cli", "docs", "notebook"}
 WARM_THREADS = 17  # the executors that stay warm between calls (IDLE_MAX of the core), and the one of `_ends`
 
 
