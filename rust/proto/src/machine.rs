@@ -469,6 +469,11 @@ impl<W> Machine<W> {
     }
 
     fn handle_done(&mut self, from: ProcId, id: u64) {
+        // Where another kind of answer is awaited, whoever waits for that goes on waiting.
+        if !matches!(self.outstanding.get(&id), Some(o) if matches!(o.expect, Expect::Future(_))) {
+            self.strays += 1;
+            return;
+        }
         if let Some(Expect::Future(reference)) = self.take_expected(from, id) {
             self.ready_elsewhere(reference, Outcome::bare(Status::Yes, from));
         }
