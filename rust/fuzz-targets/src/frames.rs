@@ -159,7 +159,12 @@ pub(crate) fn frames(input: &[u8]) {
     let (messages, end) = decode(bytes, files, usize::MAX);
     let (in_portions, same_end) = decode(bytes, files, size);
     assert_eq!(end, same_end);
-    assert!(messages.iter().map(Content::of).eq(in_portions.iter().map(Content::of)));
+    assert!(
+        messages
+            .iter()
+            .map(Content::of)
+            .eq(in_portions.iter().map(Content::of))
+    );
     messages.into_iter().for_each(check_round_trip);
 }
 

@@ -184,9 +184,16 @@ impl Process {
     }
 
     fn unwatch(&mut self) {
-        let last = self.waiting.iter().next_back().map(|(token, waiting)| (*token, *waiting));
+        let last = self
+            .waiting
+            .iter()
+            .next_back()
+            .map(|(token, waiting)| (*token, *waiting));
         if let Some((token, Waiting::Value { reference, key })) = last {
-            assert!(self.with(|m| m.unwatch(reference, key)), "the waiter is still there");
+            assert!(
+                self.with(|m| m.unwatch(reference, key)),
+                "the waiter is still there"
+            );
             self.waiting.remove(&token);
         }
     }
@@ -314,7 +321,11 @@ impl Process {
         while !self.exports.is_empty() {
             self.export();
         }
-        assert!(self.waiting.is_empty(), "D2: somebody waits for ever: {:?}", self.waiting);
+        assert!(
+            self.waiting.is_empty(),
+            "D2: somebody waits for ever: {:?}",
+            self.waiting
+        );
         assert_eq!(self.machine.counts().calls_outstanding, 0);
         for handle in std::mem::take(&mut self.handles) {
             self.with(|m| m.release(handle.id));

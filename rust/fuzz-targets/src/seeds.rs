@@ -120,7 +120,10 @@ fn shared() -> Vec<u8> {
 pub(crate) fn frames() -> Vec<Vec<u8>> {
     let frames: Vec<Vec<u8>> = every_message().into_iter().map(written).collect();
     let abort = [&stream()[..64], &frame::encode_abort(7)].concat();
-    let mut seeds: Vec<Vec<u8>> = frames.iter().map(|frame| [b"\0\x03", &frame[..]].concat()).collect();
+    let mut seeds: Vec<Vec<u8>> = frames
+        .iter()
+        .map(|frame| [b"\0\x03", &frame[..]].concat())
+        .collect();
     seeds.push([b"\0\x40", &frames.concat()[..]].concat());
     seeds.push([b"\0\0", &stream()[..], &abort].concat());
     seeds.push([b"\x02\x10", &shared()[..], &shared()].concat());
@@ -145,7 +148,11 @@ fn as_fields(message: Message) -> Vec<u8> {
     }
     out.push((body.refs.len() as u8) << 5 | body.segments.len() as u8);
     for reference in &body.refs {
-        for number in [reference.owner.into(), reference.id.whence.into(), reference.id.id] {
+        for number in [
+            reference.owner.into(),
+            reference.id.whence.into(),
+            reference.id.id,
+        ] {
             wide(&mut out, number);
         }
     }

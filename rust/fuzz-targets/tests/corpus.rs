@@ -149,7 +149,11 @@ fn the_seeds_are_committed() {
     for target in &TARGETS {
         let committed: Vec<Vec<u8>> = corpus(target).into_iter().map(|(_, input)| input).collect();
         for seed in (target.seeds)() {
-            assert!(committed.contains(&seed), "write the seeds of {} anew", target.name);
+            assert!(
+                committed.contains(&seed),
+                "write the seeds of {} anew",
+                target.name
+            );
         }
     }
 }

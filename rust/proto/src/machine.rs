@@ -146,6 +146,8 @@ pub struct Machine<W> {
     recounts: Vec<(ProcId, ProcId, RefId)>,
     /// The references that were freed last, of those that others than their maker have held.
     freed: VecDeque<RefId>,
+    /// Handles that are about to be dropped; there is a list where one is being worked off.
+    releasing: Option<Vec<RefId>>,
     /// Answers that nobody waited for, and messages of processes that were gone.
     strays: u64,
     outputs: Vec<Output<W>>,
@@ -169,6 +171,7 @@ impl<W> Machine<W> {
             confirms: Vec::new(),
             recounts: Vec::new(),
             freed: VecDeque::new(),
+            releasing: None,
             strays: 0,
             outputs: Vec::new(),
         }

@@ -168,6 +168,11 @@ impl<W> Machine<W> {
         };
         let capacity = usize::try_from(u64::from_le_bytes(capacity)).unwrap_or(usize::MAX);
         let me = self.me;
+        let known = self.records.get(&id);
+        if id.whence != from.pid || known.is_some_and(|r| r.owner != me || r.created) {
+            // In the place of another one it would take away what is in that, and who waits for it.
+            return self.reply(Answer::bare(from, Status::UnknownRef));
+        }
         let record = self.records.entry(id).or_insert_with(|| Record::new(me));
         record.created = true;
         record.channel = Some(Box::new(Channel::new(capacity)));

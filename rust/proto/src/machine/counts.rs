@@ -129,10 +129,23 @@ impl<W> Machine<W> {
     }
 
     /// A body that named these references is gone.
+    ///
+    /// A value may name a reference whose value names another one, and so on: the list is worked off by the first
+    /// call, for a call within a call for each of them would overflow the stack.
     pub fn release_refs(&mut self, refs: &[RemoteRef]) {
-        for reference in refs {
-            self.release(reference.id);
+        let ids = refs.iter().map(|reference| reference.id);
+        if let Some(releasing) = &mut self.releasing {
+            releasing.extend(ids);
+            return;
         }
+        if refs.is_empty() {
+            return;
+        }
+        self.releasing = Some(ids.collect());
+        while let Some(id) = self.releasing.as_mut().and_then(Vec::pop) {
+            self.release(id);
+        }
+        self.releasing = None;
     }
 
     /// A body that names these references has arrived: each has one more hold here.
