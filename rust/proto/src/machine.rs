@@ -372,9 +372,13 @@ impl<W> Machine<W> {
         }
     }
 
-    /// A message of another process has arrived; one of a process that is gone is dropped.
+    /// A message of another process has arrived; one of a process that is gone, or that the head has not taken up
+    /// yet, is dropped.
     pub fn handle_message(&mut self, from: ProcId, message: Message) {
-        if self.departed.contains_key(&from) {
+        // What is no member never leaves, so that what it asked for would stay.
+        let unready =
+            self.me == HEAD && !self.members.contains_key(&from) && !matches!(message, Message::Ready { .. });
+        if unready || self.departed.contains_key(&from) {
             self.strays += 1;
             return;
         }

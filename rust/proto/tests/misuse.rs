@@ -99,6 +99,36 @@ fn a_channel_is_not_made_anew() {
     assert_eq!(woken(&mut machine), [("item of theirs", Status::Value)]);
 }
 
+/// What the head has not taken up leaves nothing behind, for it never leaves the cluster.
+#[test]
+fn one_that_is_not_ready_is_not_heard() {
+    let mut machine = node();
+    let stranger = 3;
+    let target = RefId {
+        whence: stranger,
+        id: 1,
+    };
+    let (op, body) = (RefOp::Create, Body::default());
+    machine.handle_message(
+        stranger,
+        Message::RefOp {
+            req: 0,
+            op,
+            target,
+            body,
+        },
+    );
+    let (id, mode, lane, body) = (2, CallMode::Future, 0, Body::default());
+    machine.handle_message(stranger, Message::Call { id, mode, lane, body });
+    assert!(machine.take_outputs().is_empty());
+    assert_eq!(machine.counts().refs_owned, 0);
+    assert_eq!(machine.strays(), 2);
+    let member = Member::default();
+    machine.handle_message(stranger, Message::Ready { member });
+    let ready = machine.take_outputs();
+    assert!(matches!(&ready[..], [Output::WorkerReady(member)] if member.pid == stranger));
+}
+
 const LINKS: u64 = 200_000;
 
 fn naming(owner: ProcId, id: RefId) -> Body {
