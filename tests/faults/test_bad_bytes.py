@@ -4,6 +4,7 @@ The inputs are the files in `bad_bytes` (`scripts/write_bad_bytes.py`) and a goo
 Each is sent whole and byte by byte. After those of each listener a genuine worker joins, and all goes on.
 """
 
+import json
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 import pydist as d
 import tally
 from pydist import _session
-from pydist.managers import _address_lines
+from pydist.managers import _address_lines, local
 from support import rss, unix_listeners, wait_until
 from support_network import DialIn
 from support_wire import PROOF, Address, Peer, hello_bytes, of_head
@@ -53,10 +54,6 @@ def unharmed(pids: list[int]) -> Iterator[None]:
     wait_until(lambda: d.stats()["connections"] <= len(members) - 1, what=f"{fds()} descriptors")
 
 
-def inst_of() -> list[bytes]:
-    return [_session.session.inst]
-
-
 def unix_socket(pid: int) -> str:
     return unix_listeners(d.remotecall_fetch(os.getpid, pid))[0]
 
@@ -64,6 +61,22 @@ def unix_socket(pid: int) -> str:
 def elastic_address(manager: d.ElasticManager) -> Address:
     host, _, port = manager.address.rpartition(":")
     return host, int(port)
+
+
+@pytest.fixture
+def known_worker(fresh_workers, monkeypatch) -> tuple[int, dict[str, bytes]]:
+    """Give a local worker, and what a peer must know to get an answer of it."""
+    told = []
+    first_lines = local.LocalManager._first_lines
+
+    def noted(manager: local.LocalManager, pid: int) -> bytes:
+        lines = first_lines(manager, pid)
+        told.append(json.loads(lines.split(b"\n")[1]))
+        return lines
+
+    monkeypatch.setattr(local.LocalManager, "_first_lines", noted)
+    (pid,) = fresh_workers(1)
+    return pid, {name: bytes.fromhex(told[0][name]) for name in ("inst", "cluster")}
 
 
 @pytest.fixture
@@ -127,15 +140,15 @@ def test_bad_bytes_after_authentication_at_a_port(workers, elastic):
     assert d.remotecall_fetch(d.remotecall_fetch, joined, d.myid, workers[0]) == workers[0]
 
 
-def test_bad_bytes_after_authentication_at_the_socket_of_a_worker(workers, fresh_workers):
+def test_bad_bytes_after_authentication_at_the_socket_of_a_worker(workers, known_worker, fresh_workers):
     """Section 4: the same of a peer that a worker takes for another one, of which it is still to hear."""
-    address = unix_socket(workers[0])
-    known = {"inst": d.remotecall_fetch(inst_of, workers[0])[0], "cluster": _session.session.cluster}
+    worker, known = known_worker
+    address = unix_socket(worker)
     ids = iter(range(10**6, 10**7))
-    with unharmed(workers):
+    with unharmed([*workers, worker]):
         send_all(corpus("after"), lambda: Peer(address, **known, pid=next(ids)).authenticate())
     (joined,) = fresh_workers(1)
-    assert d.remotecall_fetch(d.remotecall_fetch, joined, d.myid, workers[0]) == workers[0]
+    assert d.remotecall_fetch(d.remotecall_fetch, joined, d.myid, worker) == worker
 
 
 def test_a_session_cut_at_every_byte(workers, elastic):
@@ -173,17 +186,15 @@ def test_a_session_cut_at_every_byte(workers, elastic):
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_s3_a_pickle_in_each_state(workers, elastic, state):
+def test_s3_a_pickle_in_each_state(known_worker, elastic, state):
     """S3: a pickle that would touch a file is sent in each state, and never loaded."""
+    worker, known_there = known_worker
     listeners: list[tuple[Address, dict[str, object]]] = [
         (elastic_address(elastic.manager), {"inst": _session.session.join_tag()}),
         (unix_socket(1), {**of_head(), "pid": 2}),
-        (
-            unix_socket(workers[0]),
-            {**of_head(), "inst": d.remotecall_fetch(inst_of, workers[0])[0], "pid": 77},
-        ),
+        (unix_socket(worker), {**known_there, "pid": 77}),
     ]
-    with unharmed(workers):
+    with unharmed([worker]):
         for address, known in listeners:
             for data in (BOMB, BOMB * 20, b"\x80\5" + BOMB, BOMB[:31] + b"."):
                 with Peer(address, **known) as peer:  # type: ignore[arg-type]

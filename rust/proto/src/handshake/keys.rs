@@ -132,3 +132,72 @@ fn check(expected: &[u8; 32], received: &[u8]) -> Result<(), HandshakeError> {
         Err(HandshakeError::AuthenticationFailed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+    use std::time::Instant;
+
+    use super::*;
+
+    const EXPECTED: [u8; 32] = [0x5a; 32];
+    const SAMPLES: usize = 3_000;
+    const COMPARES: usize = 64;
+    /// So much the two kinds of wrong proofs may differ, of the time of the faster one.
+    const TOLERANCE: f64 = 0.1;
+
+    fn wrong_at(byte: usize) -> [u8; 32] {
+        let mut proof = EXPECTED;
+        proof[byte] ^= 1;
+        proof
+    }
+
+    /// The time of some compares with proofs that are wrong in the first byte and in the last one: the tenth
+    /// percentile of many samples that alternate, which other processes do not change.
+    fn times(compare: impl Fn(&[u8; 32], &[u8]) -> bool) -> [f64; 2] {
+        let proofs = [wrong_at(0), wrong_at(31)];
+        let mut samples = [const { Vec::new() }; 2];
+        for round in 0..2 * SAMPLES {
+            let kind = round % 2;
+            let begin = Instant::now();
+            for _ in 0..COMPARES {
+                assert!(!compare(black_box(&EXPECTED), black_box(&proofs[kind])));
+            }
+            samples[kind].push(begin.elapsed().as_nanos());
+        }
+        samples.map(|mut times| {
+            times.sort_unstable();
+            times[SAMPLES / 10] as f64
+        })
+    }
+
+    fn is_even(times: [f64; 2]) -> bool {
+        (times[0] - times[1]).abs() <= TOLERANCE * times[0].min(times[1])
+    }
+
+    /// S8: a proof that is wrong in its first byte takes as long as one that is wrong in its last.
+    ///
+    /// What leaks does so each time, as the compare that stops at the first difference shows; noise does not.
+    #[test]
+    fn s8_the_time_of_a_compare_does_not_tell_where_the_proofs_differ() {
+        let stops_early = |a: &[u8; 32], b: &[u8]| a.iter().zip(b).all(|(a, b)| black_box(a) == black_box(b));
+        let mut seen = Vec::new();
+        let even = (0..10).any(|_| {
+            seen.push(times(|a, b| check(a, b).is_ok()));
+            seen.last().is_some_and(|times| is_even(*times))
+        });
+        assert!(even, "ns for {COMPARES} compares: {seen:?}");
+        let leaks = times(stops_early);
+        assert!(!is_even(leaks), "the test would see no leak: {leaks:?}");
+    }
+
+    /// S8: no byte is left out.
+    #[test]
+    fn s8_every_byte_counts() {
+        for byte in 0..32 {
+            assert!(check(&EXPECTED, &wrong_at(byte)).is_err());
+        }
+        assert!(check(&EXPECTED, &EXPECTED).is_ok());
+        assert!(check(&EXPECTED, &EXPECTED[..31]).is_err());
+    }
+}
