@@ -1,6 +1,7 @@
 //! Messages that come in chunks, against a model of what must come out.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use pydist_proto::error::ProtocolError;
 use pydist_proto::frame::{self, CHUNK_MAX, Header, STREAMS_MAX};
@@ -77,12 +78,12 @@ impl Model {
             Some(ProtocolError::Truncated("stream head"))
         } else if self.open.len() == STREAMS_MAX {
             Some(ProtocolError::TooManyStreams(STREAMS_MAX))
-        } else if self.open.contains_key(&stream) {
-            Some(ProtocolError::StreamReused(stream))
-        } else {
+        } else if let Entry::Vacant(place) = self.open.entry(stream) {
             let sent = 0;
-            self.open.insert(stream, Open { id, lengths, sent });
+            place.insert(Open { id, lengths, sent });
             None
+        } else {
+            Some(ProtocolError::StreamReused(stream))
         };
     }
 

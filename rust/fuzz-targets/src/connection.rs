@@ -17,7 +17,7 @@ const THIRD: ProcId = 3;
 
 /// Where a connection is in its life.
 enum Stage {
-    Handshake(Handshake),
+    Handshake(Box<Handshake>),
     Open(Box<Decoder>),
     Closed,
 }
@@ -42,7 +42,7 @@ impl End {
             session::acceptor(session::local(me))
         };
         End {
-            stage: Stage::Handshake(handshake),
+            stage: Stage::Handshake(Box::new(handshake)),
             peer,
             process: Process::new(me, [peer, THIRD]),
         }

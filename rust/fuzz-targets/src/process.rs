@@ -157,7 +157,11 @@ impl Process {
     }
 
     fn create(&mut self, input: &mut Input, peer: ProcId) {
-        let owner = if input.u8() % 2 == 0 { self.me() } else { peer };
+        let owner = if input.u8().is_multiple_of(2) {
+            self.me()
+        } else {
+            peer
+        };
         if self.machine.check_pid(owner).is_ok() {
             let id = self.with(|m| m.create_at(owner));
             self.handles.push(RemoteRef { owner, id });
@@ -200,7 +204,7 @@ impl Process {
 
     fn put(&mut self, input: &mut Input) {
         let Some(target) = self.handle(input) else { return };
-        if input.u8() % 2 == 0 {
+        if input.u8().is_multiple_of(2) {
             self.with(|m| m.put_local(target.id));
         } else {
             // A value that names another reference is what makes chains of them.
@@ -226,7 +230,7 @@ impl Process {
 
     /// Begins a call, or ends one.
     fn run(&mut self, input: &mut Input) {
-        if input.u8() % 2 == 0 {
+        if input.u8().is_multiple_of(2) {
             let Some(call) = self.queued.pop() else { return };
             if self.with(|m| m.begin(call.src, call.id)) {
                 self.running.push(call);
