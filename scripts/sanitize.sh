@@ -2,21 +2,26 @@
 # Runs tests under what finds misuse of memory and races: `scripts/sanitize.sh CHECK`, see docs/testing.md.
 #
 #   memcheck   Rust tests of the parts with `unsafe`, under valgrind: what CI runs
-#   python     tests of calls, buffers and channels in Python, under valgrind, workers included
-#   address    the Rust tests with AddressSanitizer, by a nightly compiler
-#   thread     the Rust tests of several threads with ThreadSanitizer, by a nightly compiler
+#   python     a session of calls, buffers and channels in Python, under valgrind, its workers included
+#   address    Rust tests with AddressSanitizer, by a nightly compiler
+#   thread     Rust tests of several threads with ThreadSanitizer, by a nightly compiler
 #   miri       the unit tests of rust/proto in Miri, by a nightly compiler with that component and `rust-src`
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 target=x86_64-unknown-linux-gnu
-valgrind=(valgrind --quiet --error-exitcode=9 --errors-for-leak-kinds=definite --trace-children=yes)
+memcheck=(
+    valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
+)
 
-need_valgrind() {
-    command -v valgrind >/dev/null || apt_install valgrind
+command -v valgrind >/dev/null || case ${1:-memcheck} in memcheck | python) apt_install valgrind ;; esac
+
+# checked ARGUMENTS...: tests under valgrind; those named after `--` alone.
+checked() {
+    env "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=${memcheck[*]}" cargo test "$@"
 }
 
-# sanitized NAME ARGUMENTS...: the tests, built anew with a sanitizer in a folder of its own.
+# sanitized NAME ARGUMENTS...: tests that are built anew, with a sanitizer, in a folder of their own.
 sanitized() {
     local name=$1
     shift
@@ -26,14 +31,24 @@ sanitized() {
 
 case ${1:-memcheck} in
 memcheck)
-    need_valgrind
-    env "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=${valgrind[*]} --leak-check=full" \
-        cargo test -p pydist-node --test shared_buffers --test two_nodes --test tcp
-    env "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=${valgrind[*]} --leak-check=full" \
-        cargo test -p pydist-proto --test shared --test misuse
+    checked -p pydist-node --test shared_buffers -- descriptor files_that memory_ one_copy
+    checked -p pydist-node --test two_nodes -- a_call_brings a_future_is the_loss
+    checked -p pydist-proto --test shared --test strays
+    ;;
+python)
+    PYTHONMALLOC=malloc "${memcheck[@]}" --trace-children=yes --leak-check=no \
+        "$VENV/bin/python" scripts/memcheck_session.py
+    ;;
+address)
+    sanitized address -p pydist-proto -p pydist-node
+    ;;
+thread)
+    sanitized thread -p pydist-node --test two_nodes --test timeouts
+    ;;
+miri)
+    cargo +nightly miri test -p pydist-proto --lib
     ;;
 *)
-    echo "usage: scripts/sanitize.sh [memcheck|python|address|thread|miri]" >&2
-    exit 2
+    fail "usage: scripts/sanitize.sh [memcheck|python|address|thread|miri]"
     ;;
 esac
