@@ -11,7 +11,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 target=x86_64-unknown-linux-gnu
 memcheck=(
-    valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
+    valgrind --quiet --error-exitcode=9 --suppressions="$PWD/scripts/valgrind.supp"
+    --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
 )
 
 command -v valgrind >/dev/null || case ${1:-memcheck} in memcheck | python) apt_install valgrind ;; esac
@@ -39,6 +40,7 @@ python)
     logs=$(mktemp -d)
     trap 'rm -rf "$logs"' EXIT
     PYTHONMALLOC=malloc valgrind --trace-children=yes --leak-check=no --log-file="$logs/%p" \
+        --suppressions="$PWD/scripts/valgrind.supp" \
         "$VENV/bin/python" scripts/memcheck_session.py
     # CPython alone has reports of its own; those of the core have a line of Rust near their top.
     if grep -hE -A4 '^==[0-9]+== (Conditional|Use of|Invalid|Syscall|Mismatched|Source)' "$logs"/* | grep -F '.rs:'; then
