@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._doctor import doctor
     from ._errors import (
         AuthenticationError,
+        CallLimitError,
         CancelledError,
         ChannelClosedError,
         ConnectionLostError,
@@ -72,6 +73,7 @@ __all__ = [
     "AbstractWorkerPool",
     "AuthenticationError",
     "CachingPool",
+    "CallLimitError",
     "CancelledError",
     "Channel",
     "ChannelClosedError",
@@ -160,7 +162,7 @@ _HOMES = {
     "_distributed": "distributed",
     "_doctor": "doctor",
     "_errors": (
-        "AuthenticationError CancelledError ChannelClosedError ConnectionLostError "
+        "AuthenticationError CallLimitError CancelledError ChannelClosedError ConnectionLostError "
         "FrameTooLargeError FutureAlreadySetError LaunchWorkerError NotConnectedError "
         "NoWorkersError ProcessExitedException RemoteException ThreadLimitError "
         "VersionMismatchError"

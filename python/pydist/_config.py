@@ -56,8 +56,21 @@ def hang_report() -> float:
 
 
 def message_max() -> int:
-    """The largest message in bytes that is accepted: `PYDIST_MESSAGE_MAX`, 64 GiB by default."""
-    return int(_number("PYDIST_MESSAGE_MAX", float(64 << 30)))
+    """The largest message in bytes that is sent and accepted: `PYDIST_MESSAGE_MAX`, 64 GiB by default.
+
+    At least 1 MiB, which messages of pydist itself may need.
+    """
+    most = int(_number("PYDIST_MESSAGE_MAX", float(64 << 30)))
+    if most < 1 << 20:
+        raise ValueError(
+            f"the environment variable PYDIST_MESSAGE_MAX must be at least {1 << 20} bytes, not {most}"
+        )
+    return most
+
+
+def calls_max() -> int:
+    """The most calls and requests without an answer: `PYDIST_MAX_CALLS`, 1,000,000 by default."""
+    return int(_number("PYDIST_MAX_CALLS", 1e6))
 
 
 def shared_max() -> int:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthenticationError",
+    "CallLimitError",
     "CancelledError",
     "ChannelClosedError",
     "ConnectionLostError",
@@ -212,6 +213,10 @@ class AuthenticationError(ConnectionError):
 
 class FrameTooLargeError(ValueError):
     """A message that is larger than the limit; nothing of it has been sent."""
+
+
+class CallLimitError(RuntimeError):
+    """A call that was not made: as many as are allowed have no answer yet."""
 
 
 class ThreadLimitError(RuntimeError):

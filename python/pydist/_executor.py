@@ -39,6 +39,7 @@ def start(*, leads: bool) -> None:
     global _leads
     _leads = leads
     _core.limit_threads(_config.threads_max())
+    _core.limit_calls(_config.calls_max())
     if _config.hang_report():
         _core.report_hangs(_config.hang_report())
     _spawn()
@@ -124,6 +125,8 @@ def _step(executor: _core.Executor) -> bool:
         _transport.connect_worker(*what)
     elif kind == "note":
         _log.logger().info("%s", what)
+    elif kind == "lost call":
+        _lose_call(executor, *what)
     elif kind == "refused call":
         _refuse_call(executor, *what)
     elif kind == "refused local":
@@ -146,6 +149,11 @@ def _refuse_call(
 ) -> None:
     executor.started(src, id)
     _answer_error(executor, (src, id), mode, _limit_error())
+
+
+def _lose_call(executor: _core.Executor, src: int, id: int, mode: int, error: BaseException) -> None:
+    executor.started(src, id)
+    _answer_error(executor, (src, id), mode, error)
 
 
 def _refuse_local(executor: _core.Executor, id: int) -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pydist import _errors, _reducers, _remote_error, _serialize, _traceback_text
 from pydist._errors import (
     AuthenticationError,
+    CallLimitError,
     CancelledError,
     ChannelClosedError,
     ConnectionLostError,
@@ -755,6 +756,7 @@ def test_base_classes() -> None:
         NoWorkersError: RuntimeError,
         FutureAlreadySetError: RuntimeError,
         ThreadLimitError: RuntimeError,
+        CallLimitError: RuntimeError,
         AuthenticationError: ConnectionError,
         VersionMismatchError: ConnectionError,
         FrameTooLargeError: ValueError,

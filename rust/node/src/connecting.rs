@@ -15,6 +15,7 @@ use pydist_proto::message::Member;
 use pydist_proto::topology::Topology;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::dispatch::WITHOUT_DESCRIPTORS;
 use crate::dialing::{Dial, Progress, progress};
 use crate::inbox::Item;
 use crate::link::{Link, Reading};
@@ -25,8 +26,6 @@ use crate::tls::Failure;
 
 /// Connections of one listener that may be in their handshake at once; the oldest gives way.
 const HALF_OPEN_MAX: usize = 64;
-/// A listener without descriptors left waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The first bytes of records of TLS that begin a connection, or refuse one.
 const TLS_ALERT: u8 = 0x15;
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -88,7 +87,7 @@ impl Node {
                     self.note(format!("cannot accept connections for now: {error}"));
                     self.driver.unwatch(listener.fd());
                     listener.paused.store(true, Ordering::SeqCst);
-                    self.driver.arm(crate::sync::now() + ACCEPT_PAUSE);
+                    self.driver.arm(crate::sync::now() + WITHOUT_DESCRIPTORS);
                     return;
                 }
             }

@@ -2,6 +2,7 @@
 
 use crate::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pydist_proto::codec::Decoder;
 use pydist_proto::ids::{HEAD, ProcId};
@@ -22,6 +23,8 @@ use crate::waiter::Wake;
 pub(crate) const LISTENERS: u64 = 1 << 63;
 /// The token of the pipe to the parent.
 pub(crate) const PARENT: u64 = u64::MAX - 3;
+/// What needs a descriptor, where there is none left, is tried again after this time.
+pub(crate) const WITHOUT_DESCRIPTORS: Duration = Duration::from_millis(100);
 /// Changes of counts that are told without waiting for the timer.
 const TELL_AT: usize = 4096;
 
@@ -31,6 +34,8 @@ enum Read {
     Drained,
     /// The reader has what it wants; there may be more.
     Left,
+    /// Too many calls of the peer have not begun: it is not read until they have.
+    Paused,
     /// The connection is over, with the reason.
     Over(String),
 }
@@ -42,6 +47,7 @@ impl Node {
             WAKER => {
                 self.driver.drain_waker();
                 self.settle_returned();
+                self.read_resumed(enough);
                 if self.dropped_signalled.load(Ordering::SeqCst) {
                     self.driver.arm(crate::sync::now() + TELL_AFTER);
                 }
@@ -150,6 +156,10 @@ impl Node {
 
     pub(crate) fn read_link(&self, link: &Arc<Link>, enough: &dyn Fn() -> bool) {
         loop {
+            let is_over = || link.hung_up.load(Ordering::SeqCst) || link.is_closed();
+            if link.paused.load(Ordering::SeqCst) && !is_over() {
+                return;
+            }
             link.again.store(true, Ordering::SeqCst);
             let Some(mut reading) = link.reading.try_lock() else {
                 return;
@@ -163,6 +173,8 @@ impl Node {
             match read {
                 Read::Over(reason) => return self.fail_link(link, &reason),
                 Read::Left => return link.rearm(),
+                Read::Paused if link.paused.load(Ordering::SeqCst) => return,
+                Read::Paused => {}
                 Read::Drained if !link.again.load(Ordering::SeqCst) => return,
                 Read::Drained => {}
             }
@@ -233,15 +245,52 @@ impl Node {
             if let Err(reason) = self.deliver_all(link, decoder) {
                 return Read::Over(reason);
             }
+            link.tell_received();
+            if self.pauses(link) {
+                return Read::Paused;
+            }
             // A short read means that the socket is empty, unless it stopped at a descriptor or at the end of a record, or
             // the end is to be seen.
             let stopped = attached || link.is_secured();
             if n < room && !stopped && !link.hung_up.load(Ordering::SeqCst) {
                 return Read::Drained;
             }
-            if enough() {
+            // What a session has read ahead would not be reported again.
+            if enough() && (n < room || !link.is_secured()) {
                 return Read::Left;
             }
+        }
+    }
+
+    /// Whether a connection is not to be read for now, as too many calls of its peer have not begun.
+    fn pauses(&self, link: &Link) -> bool {
+        if !self.inbox.is_over(link.peer()) || link.hung_up.load(Ordering::SeqCst) {
+            return false;
+        }
+        link.paused.store(true, Ordering::SeqCst);
+        // They may have begun before that was to be seen.
+        if self.inbox.is_over(link.peer()) {
+            return true;
+        }
+        link.paused.store(false, Ordering::SeqCst);
+        false
+    }
+
+    /// Reads the connections again that have waited for calls to begin.
+    fn read_resumed(&self, enough: &dyn Fn() -> bool) {
+        if !self.resumed.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let waiting: Vec<Arc<Link>> = self
+            .connections
+            .read()
+            .values()
+            .filter(|link| link.paused.load(Ordering::SeqCst) && !self.inbox.is_over(link.peer()))
+            .cloned()
+            .collect();
+        for link in waiting {
+            link.paused.store(false, Ordering::SeqCst);
+            self.read_link(&link, enough);
         }
     }
 
@@ -253,11 +302,11 @@ impl Node {
                 Ok(Some(Message::Heartbeat(beat))) => self.handle_heartbeat(link, beat),
                 Ok(Some(message)) => {
                     self.messages_received.fetch_add(1, Ordering::Relaxed);
-                    if let Message::Unmapped { files } = message {
-                        self.handle_unmapped(link.token, &files);
-                        continue;
+                    match message {
+                        Message::Unmapped { files } => self.handle_unmapped(link.token, &files),
+                        Message::Received { bytes } => link.peer_has_read(bytes),
+                        message => self.with_machine(|machine| machine.handle_message(peer, message)),
                     }
-                    self.with_machine(|machine| machine.handle_message(peer, message));
                 }
                 Err(error) => {
                     self.note(format!("process {peer} broke the protocol: {error}"));
@@ -378,48 +427,88 @@ impl Node {
         if pid == self.me() {
             return self.with_machine(|machine| machine.handle_message(pid, message));
         }
-        if let Some(link) = self.link_to(pid) {
-            let encoded = pydist_proto::frame::encode(message);
-            let body = encoded.body.into_body();
-            if self.send_shared_body(pid, &link, encoded.header, &body) {
-                return;
-            }
-            let hold = Node::holds_back(&link);
-            link.send_owned(encoded.header, body, hold);
-            if hold {
-                self.held_back(&link);
-            }
+        let link = match self.try_link_to(pid) {
+            Ok(Some(link)) if !self.has_deferred(pid) => link,
+            Ok(None) => return,
+            _ => return self.defer(pid, message),
+        };
+        let encoded = pydist_proto::frame::encode(message);
+        let body = encoded.body.into_body();
+        if self.send_shared_body(pid, &link, encoded.header, &body) {
+            return;
+        }
+        let hold = Node::holds_back(&link);
+        link.send_owned(encoded.header, body, hold);
+        if hold {
+            self.held_back(&link);
         }
     }
 
     /// The connection to a process, made now where there is none.
     pub(crate) fn link_to(&self, pid: ProcId) -> Option<Arc<Link>> {
+        self.try_link_to(pid).ok().flatten()
+    }
+
+    /// The connection to a process, made now where there is none; an error where this process has no descriptor left
+    /// for it, which may change.
+    pub(crate) fn try_link_to(&self, pid: ProcId) -> std::io::Result<Option<Arc<Link>>> {
         if let Some(link) = self.links.read().get(&pid) {
-            return Some(link.clone());
+            return Ok(Some(link.clone()));
         }
         if self.dying.lock().iter().any(|d| d.pid == pid) {
-            return None;
+            return Ok(None);
         }
         let machine = self.machine.lock();
-        let member = machine.member(pid).cloned()?;
+        let member = machine.member(pid).cloned();
         let has_route = machine.has_route_to(pid);
         drop(machine);
-        if !has_route {
-            return None;
-        }
+        let Some(member) = member.filter(|_| has_route) else {
+            return Ok(None);
+        };
         let dialled = if !member.address.is_empty() {
             self.dial_peer(pid, &member.address, member.inst)
         } else if self.has_transport() && !member.config.is_empty() {
             self.connect_by_manager(pid)
         } else {
-            return None;
+            return Ok(None);
         };
         match dialled {
-            Ok(link) => Some(link),
+            Ok(link) => Ok(Some(link)),
+            Err(error) if is_out_of_descriptors(&error) => Err(error),
             Err(error) => {
                 self.lost(pid, &format!("cannot connect: {error}"), false);
-                None
+                Ok(None)
             }
         }
     }
+
+    /// Whether messages to a process wait for a descriptor, which those that follow are not to overtake.
+    fn has_deferred(&self, pid: ProcId) -> bool {
+        self.any_deferred.load(Ordering::SeqCst) && self.deferred.lock().iter().any(|(to, _)| *to == pid)
+    }
+
+    /// Keeps a message until this process has a descriptor for the connection.
+    fn defer(&self, pid: ProcId, message: Message) {
+        self.deferred.lock().push((pid, message));
+        self.any_deferred.store(true, Ordering::SeqCst);
+        self.driver.arm(crate::sync::now() + WITHOUT_DESCRIPTORS);
+    }
+
+    /// Tries again to send what was kept for want of a descriptor.
+    pub(crate) fn send_deferred(&self) {
+        if !self.any_deferred.load(Ordering::SeqCst) {
+            return;
+        }
+        let _in_order = self.telling.lock();
+        self.any_deferred.store(false, Ordering::SeqCst);
+        let messages = std::mem::take(&mut *self.deferred.lock());
+        for (pid, message) in messages {
+            self.send_message(pid, message);
+        }
+    }
+}
+
+/// Whether a process has as many files and connections open as it may.
+pub(crate) fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }

@@ -5,7 +5,7 @@
 //! is taken only once the one before it has ended, waits, or has run for that time, so that calls start in the order
 //! in which they came: a thread of Python may lose the interpreter just as it begins.
 
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -62,18 +62,28 @@ pub struct Taken {
     pub lonely: bool,
     /// The call is not to run: no thread is left for it, and all that there are wait for others.
     pub refused: bool,
+    /// Its process may go on sending.
+    pub(crate) resumes: bool,
 }
 
 impl Taken {
     fn new(item: Item) -> Taken {
-        let (lonely, refused) = (false, false);
         Taken {
             item,
-            lonely,
-            refused,
+            lonely: false,
+            refused: false,
+            resumes: false,
         }
     }
 }
+
+/// So many bytes of calls of one process wait here before its connection is not read any more, and it is read again once
+/// half of them have begun.
+const WAITING_MAX: usize = 64 << 20;
+/// What a call takes besides its body.
+const CALL_BYTES: usize = 256;
+/// The calls of processes with larger ids are counted together.
+const COUNTED_APART: usize = 1 << 16;
 
 /// Executors that are kept when there is nothing to do.
 const IDLE_MAX: usize = 16;
@@ -163,6 +173,24 @@ struct State {
     taken: u64,
     taken_at_check: u64,
     stopped: bool,
+    /// The calls of each process that have not begun.
+    waiting: Vec<Waiting>,
+}
+
+/// The calls of one process that have not begun.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    bytes: usize,
+    /// They are too many.
+    over: bool,
+}
+
+fn slot_of(src: ProcId) -> usize {
+    (src as usize).min(COUNTED_APART)
+}
+
+fn bytes_of(call: &Incoming) -> usize {
+    CALL_BYTES + call.body.size()
 }
 
 impl State {
@@ -231,6 +259,8 @@ impl State {
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
+    /// How many processes have too many calls waiting.
+    over: AtomicUsize,
 }
 
 /// Takes the executor that reads the sockets already, or else the one that was busy last.
@@ -242,6 +272,35 @@ fn pick(idle: &mut Vec<Arc<Executor>>) -> Option<Arc<Executor>> {
 }
 
 impl State {
+    /// A call has come.
+    fn arrived(&mut self, call: &Incoming, over: &AtomicUsize) -> &mut State {
+        let slot = slot_of(call.src);
+        if self.waiting.len() <= slot {
+            self.waiting.resize(slot + 1, Waiting::default());
+        }
+        let waiting = &mut self.waiting[slot];
+        waiting.bytes += bytes_of(call);
+        if waiting.bytes > WAITING_MAX && !waiting.over {
+            waiting.over = true;
+            over.fetch_add(1, Ordering::SeqCst);
+        }
+        self
+    }
+
+    /// A call has been taken; true where its process has been held up, and need not be any more.
+    fn begun(&mut self, call: &Incoming, over: &AtomicUsize) -> bool {
+        let Some(waiting) = self.waiting.get_mut(slot_of(call.src)) else {
+            return false;
+        };
+        waiting.bytes = waiting.bytes.saturating_sub(bytes_of(call));
+        let resumes = waiting.over && waiting.bytes <= WAITING_MAX / 2;
+        if resumes {
+            waiting.over = false;
+            over.fetch_sub(1, Ordering::SeqCst);
+        }
+        resumes
+    }
+
     /// A call has been queued: an executor is woken unless one is at work.
     fn pushed(&mut self) -> Pushed {
         let wake = if self.active == 0 && !self.starting {
@@ -287,7 +346,7 @@ impl Inbox {
     pub(crate) fn push(&self, item: Item) -> Pushed {
         let mut state = self.state.lock();
         let item = match item {
-            Item::Call(call) => match state.lanes.enter(call) {
+            Item::Call(call) => match state.arrived(&call, &self.over).lanes.enter(call) {
                 Some(call) => Item::Call(call),
                 None => {
                     return Pushed {
@@ -359,6 +418,9 @@ impl Inbox {
         };
         match taken {
             Some(mut taken) => {
+                if let Item::Call(call) = &taken.item {
+                    taken.resumes = state.begun(call, &self.over);
+                }
                 state.idle.retain(|e| !Arc::ptr_eq(e, executor));
                 let room = state.limit.is_none_or(|limit| state.executors < limit);
                 taken.lonely = state.idle.is_empty() && room;
@@ -450,6 +512,12 @@ impl Inbox {
             state.taken_at_check += 1;
         }
         Pushed { wake, check: true }
+    }
+
+    /// Whether too many calls of a process have not begun.
+    pub(crate) fn is_over(&self, src: ProcId) -> bool {
+        let some = self.over.load(Ordering::SeqCst) > 0;
+        some && self.state.lock().waiting.get(slot_of(src)).is_some_and(|w| w.over)
     }
 
     /// Whether calls wait behind those that run.

@@ -13,6 +13,7 @@ use pydist_proto::codec::Decoder;
 use pydist_proto::frame::{self, CHUNK_MAX, FileName, Header, INLINE_MAX, SHARED_FROM};
 use pydist_proto::handshake::Handshake;
 use pydist_proto::ids::{ProcId, RemoteRef};
+use pydist_proto::message::Message;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -28,8 +29,10 @@ use crate::poll::Poll;
 use crate::shared::Shared;
 use crate::tls::{Failure, Session};
 
-/// Small messages queued beyond this make the sender of a call wait.
+/// Where more bytes wait for the peer to read them, the sender of a call, answer or request waits.
 pub(crate) const QUEUE_MAX: usize = 64 << 20;
+/// A receiver of memory files tells their sender each time that it has read so many bytes of them.
+const TELL_RECEIVED: usize = 16 << 20;
 
 /// How far a connection has come.
 pub(crate) enum Reading {
@@ -101,6 +104,12 @@ pub(crate) struct Link {
     /// Small messages of those who found the writer busy.
     pending: Mutex<Vec<Outgoing>>,
     queued: AtomicUsize,
+    /// Bytes in memory files that were sent, and of which the peer has not told that it has read of them.
+    unread: AtomicUsize,
+    /// Bytes in memory files that were read here, and of which the peer has not been told.
+    untold: AtomicUsize,
+    /// It is not read: too many calls of its peer have not begun here.
+    pub(crate) paused: AtomicBool,
     room: Condvar,
     room_lock: Mutex<()>,
     poll: OnceLock<Arc<Poll>>,
@@ -147,6 +156,9 @@ impl Link {
             writer: Mutex::default(),
             pending: Mutex::default(),
             queued: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+            untold: AtomicUsize::new(0),
+            paused: AtomicBool::new(false),
             room: Condvar::new(),
             room_lock: Mutex::new(()),
             poll: OnceLock::new(),
@@ -238,7 +250,31 @@ impl Link {
 
     /// Whether the sender of a small message need not wait.
     pub(crate) fn has_room(&self) -> bool {
-        self.queued_bytes() <= QUEUE_MAX
+        self.queued_bytes() + self.unread.load(Ordering::Relaxed) <= QUEUE_MAX
+    }
+
+    /// The peer has read so many bytes of memory files.
+    pub(crate) fn peer_has_read(&self, bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let left = |unread: usize| Some(unread.saturating_sub(bytes));
+        let _ = self
+            .unread
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, left);
+        self.room.notify_all();
+    }
+
+    /// A memory file of so many bytes has come.
+    pub(crate) fn has_read(&self, bytes: usize) {
+        self.untold.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Tells the peer how many bytes of its memory files have been read, where these are many.
+    pub(crate) fn tell_received(&self) {
+        if self.untold.load(Ordering::Relaxed) >= TELL_RECEIVED {
+            let bytes = self.untold.swap(0, Ordering::Relaxed) as u64;
+            let encoded = frame::encode(Message::Received { bytes });
+            self.send_owned(encoded.header, encoded.body.into_body(), false);
+        }
     }
 
     /// The handshake has ended well: what has been queued is sent.
@@ -276,7 +312,12 @@ impl Link {
             body.segments
                 .iter()
                 .for_each(|s| bytes.extend_from_slice(s.as_slice()));
-            self.enqueue(Outgoing::bytes(bytes), hold);
+            let message = if header.is_control() {
+                Outgoing::Control(bytes)
+            } else {
+                Outgoing::bytes(bytes)
+            };
+            self.enqueue(message, hold);
         } else {
             let stream = self.stream_id();
             let head = frame::encode_head(header, lengths, &body.refs, Some(stream));
@@ -341,6 +382,7 @@ impl Link {
         inline.iter().for_each(|s| bytes.extend_from_slice(s));
         self.bytes_sent
             .fetch_add(shared.file.len() as u64, Ordering::Relaxed);
+        self.unread.fetch_add(shared.file.len(), Ordering::Relaxed);
         self.enqueue(Outgoing::with_file(bytes, fd), false);
     }
 
@@ -382,6 +424,7 @@ impl Link {
         self.next_stream.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Waits while too much waits for the peer to read it; `signalled` is asked now and then whether to give up.
     pub(crate) fn await_room(&self, signalled: &dyn Fn() -> bool) -> Result<(), SendError> {
         while !self.has_room() {
             if self.is_closed() {

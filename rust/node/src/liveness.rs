@@ -170,6 +170,10 @@ impl Node {
 
     /// Ends a connection, unless what has come and was not read yet shows that its peer lives.
     fn silent(&self, link: &Arc<Link>) {
+        if link.paused.load(Ordering::SeqCst) {
+            // It is this process that does not listen.
+            return self.heard(link);
+        }
         let before = link.heard.load(Ordering::Relaxed);
         self.read_link(link, &|| false);
         if link.heard.load(Ordering::Relaxed) != before || link.is_closed() {

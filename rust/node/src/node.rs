@@ -9,7 +9,7 @@ use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::{HEAD, ProcId, RefId};
 use pydist_proto::liveness::{Liveness, Settings};
 use pydist_proto::machine::{CallError, Counts, Machine};
-use pydist_proto::message::Member;
+use pydist_proto::message::{Member, Message};
 use pydist_proto::topology::Topology;
 use rustc_hash::FxHashMap;
 
@@ -149,6 +149,11 @@ pub struct Node {
     pub(crate) parent: Mutex<Option<std::os::fd::OwnedFd>>,
     /// Python is to hear of those that join and leave.
     pub(crate) members_watched: AtomicBool,
+    /// Connections that were not read may be read again.
+    pub(crate) resumed: AtomicBool,
+    /// Messages to processes to which no connection could be made, as this process had no descriptor left.
+    pub(crate) deferred: Mutex<Vec<(ProcId, Message)>>,
+    pub(crate) any_deferred: AtomicBool,
 }
 
 /// What a finalizer leaves behind.
@@ -211,6 +216,9 @@ impl Node {
             head_error: Mutex::default(),
             parent: Mutex::default(),
             members_watched: AtomicBool::new(false),
+            resumed: AtomicBool::new(false),
+            deferred: Mutex::default(),
+            any_deferred: AtomicBool::new(false),
         });
         node.machine.lock().set_topology(node.config.topology);
         Ok(node)
@@ -294,7 +302,7 @@ impl Node {
             address,
             ..self.config.me.clone()
         };
-        self.send_message(HEAD, pydist_proto::message::Message::Ready { member });
+        self.send_message(HEAD, Message::Ready { member });
     }
 
     /// Ends this process when a descriptor hangs up: the pipe whose other end only the parent has.
@@ -307,7 +315,7 @@ impl Node {
 
     /// Asks a worker to end.
     pub fn ask_exit(&self, pid: ProcId) {
-        self.send_message(pid, pydist_proto::message::Message::Exit);
+        self.send_message(pid, Message::Exit);
     }
 
     /// Interrupts the calls that run on a process.
@@ -315,7 +323,7 @@ impl Node {
         if pid == self.me() {
             self.push_item(Item::Interrupt(None));
         } else {
-            self.send_message(pid, pydist_proto::message::Message::Interrupt);
+            self.send_message(pid, Message::Interrupt);
         }
     }
 
@@ -400,10 +408,24 @@ impl Node {
         self.inbox.limit(limit);
     }
 
+    /// Calls are refused while so many calls and requests of this process have no answer yet.
+    pub fn limit_calls(&self, most: usize) {
+        self.machine.lock().limit_calls(most);
+    }
+
+    /// The most bytes that the segments of a message may have.
+    pub fn message_max(&self) -> u64 {
+        self.config.message_max
+    }
+
     /// Waits for something to do; `Err` is a signal.
     pub fn next_item(&self, executor: &Arc<Executor>, may_lead: bool) -> Result<Taken, Parked> {
         loop {
             if let Some(taken) = self.inbox.take(executor) {
+                if taken.resumes {
+                    self.resumed.store(true, Ordering::SeqCst);
+                    self.wake_reader();
+                }
                 return Ok(taken);
             }
             self.uncork();

@@ -16,10 +16,15 @@ const BATCH: usize = 64;
 /// Room for so many messages is kept once all are written.
 const ROOM_KEPT: usize = 4096;
 
+/// Where more bytes wait than this, what is said about the connection itself goes ahead of them.
+const OVERTAKE_FROM: usize = 1 << 20;
+
 /// A message that is to be written.
 pub(crate) enum Outgoing {
     /// A whole message, and the descriptor that goes with its first byte.
     Bytes(Vec<u8>, Option<Arc<OwnedFd>>),
+    /// A whole message that need not keep its place behind those before it.
+    Control(Vec<u8>),
     Stream(Stream),
 }
 
@@ -45,7 +50,7 @@ impl Outgoing {
     /// The memory that it holds until it is written.
     pub(crate) fn owned_bytes(&self) -> usize {
         match self {
-            Outgoing::Bytes(bytes, _) => bytes.len(),
+            Outgoing::Bytes(bytes, _) | Outgoing::Control(bytes) => bytes.len(),
             Outgoing::Stream(stream) => stream.owned_bytes(),
         }
     }
@@ -120,6 +125,8 @@ pub(crate) struct Queue {
     small: VecDeque<(Vec<u8>, Option<Arc<OwnedFd>>)>,
     /// Bytes of the first small message that are written already.
     written: usize,
+    /// So many messages in front are to stay there: control messages, and those that they came too late to overtake.
+    ahead: usize,
     chunk: Option<Chunk>,
     streams: VecDeque<Stream>,
     owned: usize,
@@ -130,6 +137,13 @@ impl Queue {
         self.owned += message.owned_bytes();
         match message {
             Outgoing::Bytes(bytes, file) => self.small.push_back((bytes, file)),
+            Outgoing::Control(bytes) if self.owned > OVERTAKE_FROM => {
+                let begun = usize::from(self.written > 0);
+                let at = self.ahead.max(begun).min(self.small.len());
+                self.small.insert(at, (bytes, None));
+                self.ahead = at + 1;
+            }
+            Outgoing::Control(bytes) => self.small.push_back((bytes, None)),
             Outgoing::Stream(stream) => self.streams.push_back(stream),
         }
     }
@@ -209,6 +223,7 @@ impl Queue {
             self.written -= first.len();
             self.owned -= first.len();
             self.small.pop_front();
+            self.ahead = self.ahead.saturating_sub(1);
         }
         Ok(n)
     }

@@ -21,6 +21,10 @@ pub enum CallFailed {
     Exited(ProcId, String),
     /// It may live, but cannot be reached from here.
     Lost(ProcId, String),
+    /// So many calls and requests have no answer yet, which is the limit.
+    TooManyCalls(usize),
+    /// No connection can be made, as this process has no descriptor left.
+    NoDescriptor(ProcId, String),
     /// The sender gave up while it waited for room in the connection; nothing was asked for.
     Signal,
 }
@@ -32,6 +36,7 @@ impl From<CallError> for CallFailed {
             CallError::NotConnected(here, there) => CallFailed::NotConnected(here, there),
             CallError::Exited(pid, reason) => CallFailed::Exited(pid, reason),
             CallError::Lost(pid, reason) => CallFailed::Lost(pid, reason),
+            CallError::TooManyCalls(limit) => CallFailed::TooManyCalls(limit),
         }
     }
 }
@@ -72,7 +77,7 @@ impl Node {
     ) -> Result<u64, CallFailed> {
         let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
         self.send_payload(pid, Header::call(id, CallMode::Fetch).in_lane(lane), payload)
-            .inspect_err(|error| self.not_sent(id, error))?;
+            .inspect_err(|_| self.with_machine(|machine| machine.forget_op(id)))?;
         Ok(id)
     }
 
@@ -92,7 +97,7 @@ impl Node {
         self.keep_up();
         let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
         self.bursting(|| self.send_payload(pid, Header::call(id.id, CallMode::Future), payload))
-            .inspect_err(|_| self.with_machine(|machine| machine.release(id)))?;
+            .inspect_err(|_| self.with_machine(|machine| machine.forget_future(id)))?;
         Ok(id)
     }
 
@@ -103,8 +108,13 @@ impl Node {
     }
 
     fn send_payload(&self, pid: ProcId, header: Header, payload: Payload<'_>) -> Result<(), CallFailed> {
-        let Some(link) = self.link_to(pid) else {
-            return self.check_unreachable(pid);
+        let link = match self.try_link_to(pid) {
+            Ok(Some(link)) => link,
+            Ok(None) => return self.check_unreachable(pid),
+            Err(error) => {
+                self.with_machine(|machine| machine.unshare_refs(pid, payload.refs));
+                return Err(CallFailed::NoDescriptor(pid, error.to_string()));
+            }
         };
         let sent = self.send_shared(pid, &link, header, &payload).unwrap_or_else(|| {
             let hold = Node::holds_back(&link);
@@ -131,14 +141,6 @@ impl Node {
             return Err(CallFailed::NotConnected(self.me(), pid));
         }
         Ok(())
-    }
-
-    /// Drops interest in an answer; one that cannot come is forgotten.
-    fn not_sent(&self, id: u64, error: &CallFailed) {
-        match error {
-            CallFailed::NotConnected(..) => self.with_machine(|machine| machine.forget_op(id)),
-            _ => self.abandon(id),
-        }
     }
 
     /// Drops interest in an answer.

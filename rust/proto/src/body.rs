@@ -33,13 +33,17 @@ pub enum Segment {
     Heap(Vec<u8>),
     Mapped(MmapMut),
     Shared(Arc<dyn View>, Range<usize>),
+    /// In the place of all segments of a message for which there was no memory: the bytes that were asked for.
+    Lost(u64),
 }
 
 impl Segment {
     /// Makes a zeroed segment; a large one reserves address space without touching memory.
     pub fn zeroed(len: usize) -> std::io::Result<Segment> {
         if len < MAPPED_FROM {
-            Ok(Segment::Heap(vec![0; len]))
+            let mut bytes = reserved(len)?;
+            bytes.resize(len, 0);
+            Ok(Segment::Heap(bytes))
         } else {
             MmapMut::map_anon(len).map(Segment::Mapped)
         }
@@ -48,7 +52,9 @@ impl Segment {
     /// Copies bytes into a segment of their own.
     pub fn copy_of(bytes: &[u8]) -> std::io::Result<Segment> {
         if bytes.len() < MAPPED_FROM {
-            return Ok(Segment::Heap(bytes.to_vec()));
+            let mut copy = reserved(bytes.len())?;
+            copy.extend_from_slice(bytes);
+            return Ok(Segment::Heap(copy));
         }
         let mut segment = Segment::zeroed(bytes.len())?;
         segment.as_mut_slice().copy_from_slice(bytes);
@@ -60,6 +66,7 @@ impl Segment {
             Segment::Heap(bytes) => bytes,
             Segment::Mapped(map) => map,
             Segment::Shared(view, range) => &view.bytes()[range.clone()],
+            Segment::Lost(_) => &[],
         }
     }
 
@@ -68,7 +75,7 @@ impl Segment {
         match self {
             Segment::Heap(bytes) => bytes,
             Segment::Mapped(map) => map,
-            Segment::Shared(..) => &mut [],
+            Segment::Shared(..) | Segment::Lost(_) => &mut [],
         }
     }
 
@@ -81,6 +88,7 @@ impl Segment {
                 view.hand_out();
                 view.address().wrapping_add(range.start)
             }
+            Segment::Lost(_) => std::ptr::NonNull::dangling().as_ptr(),
         }
     }
 
@@ -91,6 +99,15 @@ impl Segment {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// An empty vector with room for so many bytes, where the system has them.
+fn reserved(len: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(len)
+        .map_err(|_| std::io::ErrorKind::OutOfMemory)?;
+    Ok(bytes)
 }
 
 /// The pickle (segment 0) and its buffers, with the references that the pickle names.
@@ -109,6 +126,20 @@ impl Body {
         }
     }
 
+    /// Makes the body of a message for which there was no memory, when `len` bytes were asked for.
+    pub fn lost(refs: Vec<RemoteRef>, len: u64) -> Body {
+        let segments = vec![Segment::Lost(len)];
+        Body { refs, segments }
+    }
+
+    /// The bytes that were asked for and not to be had, where the content of the body is lost.
+    pub fn lost_bytes(&self) -> Option<u64> {
+        match self.segments.first() {
+            Some(Segment::Lost(len)) => Some(*len),
+            _ => None,
+        }
+    }
+
     /// Copies a body, segment by segment; shared memory is not copied but viewed once more where that can be.
     pub fn try_clone(&self) -> std::io::Result<Body> {
         let again = self.view().and_then(|view| view.again().ok());
@@ -117,6 +148,7 @@ impl Body {
             .iter()
             .map(|segment| match (segment, &again) {
                 (Segment::Shared(_, range), Some(view)) => Ok(Segment::Shared(view.clone(), range.clone())),
+                (Segment::Lost(len), _) => Ok(Segment::Lost(*len)),
                 _ => Segment::copy_of(segment.as_slice()),
             })
             .collect::<Result<_, _>>()?;

@@ -37,6 +37,8 @@ struct Partial {
     filled: usize,
     /// Bytes of all segments still to come.
     missing: u64,
+    /// There was no memory for so many bytes: the body is lost, and what still comes of it is passed over.
+    lost: Option<u64>,
 }
 
 impl Partial {
@@ -52,6 +54,19 @@ impl Partial {
             lengths,
             filled: 0,
             missing,
+            lost: None,
+        }
+    }
+
+    /// There is no memory for the body: lets go of what has come of it, where the message can do without.
+    fn give_up_for(&mut self, error: ProtocolError) -> Result<(), ProtocolError> {
+        match error {
+            ProtocolError::NoMemory(len) if may_lose_body(self.header.kind) => {
+                self.body.segments = Vec::new();
+                self.lost = Some(len);
+                Ok(())
+            }
+            error => Err(error),
         }
     }
 
@@ -85,6 +100,9 @@ impl Partial {
     }
 
     fn finish(mut self) -> Result<(Header, Body), ProtocolError> {
+        if let Some(len) = self.lost {
+            return Ok((self.header, Body::lost(self.body.refs, len)));
+        }
         while self.body.segments.len() < self.lengths.len() {
             self.body.segments.push(Segment::Heap(Vec::new()));
         }
@@ -159,15 +177,24 @@ impl Decoder {
                 .streams
                 .get_mut(&stream)
                 .ok_or(ProtocolError::UnknownStream(stream))?;
-            let room = partial.room()?;
-            if room.len() >= DIRECT_FROM {
+            let room = match partial.lost {
+                Some(_) => 0,
+                None => match partial.room() {
+                    Ok(room) => room.len(),
+                    Err(error) => {
+                        partial.give_up_for(error)?;
+                        0
+                    }
+                },
+            };
+            if room >= DIRECT_FROM {
                 self.direct = true;
-                let n = room.len().min(left);
                 // Reborrowed: the borrow checker does not see that this branch returns.
                 let partial = self
                     .streams
                     .get_mut(&stream)
                     .ok_or(ProtocolError::UnknownStream(stream))?;
+                let n = room.min(left);
                 return Ok(&mut partial.room()?[..n]);
             }
         }
@@ -277,9 +304,22 @@ impl Decoder {
             .get_mut(&stream)
             .ok_or(ProtocolError::UnknownStream(stream))?;
         while left > 0 && self.start < self.end {
-            let room = partial.room()?;
-            let n = room.len().min(left).min(self.end - self.start);
-            room[..n].copy_from_slice(&self.staging[self.start..self.start + n]);
+            let most = left.min(self.end - self.start);
+            let n = if partial.lost.is_some() {
+                most
+            } else {
+                match partial.room() {
+                    Ok(room) => {
+                        let n = room.len().min(most);
+                        room[..n].copy_from_slice(&self.staging[self.start..self.start + n]);
+                        n
+                    }
+                    Err(error) => {
+                        partial.give_up_for(error)?;
+                        continue;
+                    }
+                }
+            };
             partial.filled(n);
             self.start += n;
             left -= n;
@@ -299,7 +339,7 @@ impl Decoder {
         if !matches!(flags, 0 | STREAMED | SHARED) {
             return Err(ProtocolError::UnknownFlags(flags));
         }
-        if !(kind::CALL..=kind::STACKS).contains(&kind) || kind == kind::CHUNK {
+        if !(kind::CALL..=kind::RECEIVED).contains(&kind) || kind == kind::CHUNK {
             return Err(ProtocolError::UnknownKind(kind));
         }
         let frame = &self.staging[at..at + PREFIX + len];
@@ -347,7 +387,8 @@ impl Decoder {
         }
         if flags & SHARED != 0 {
             let file = self.files.pop_front().ok_or(ProtocolError::NoFile)?;
-            let body = shared_body(&frame[HEADER + tables..], &lengths, refs, file)?;
+            let rest = &frame[HEADER + tables..];
+            let body = shared_body(rest, &lengths, refs, file, may_lose_body(kind))?;
             return message(header, body).map(Some);
         }
         if (frame.len() - HEADER - tables) as u64 != total {
@@ -364,12 +405,18 @@ impl Decoder {
     }
 }
 
+/// Whether a message can do without its body: who waits for its end is told that there was no memory for it.
+fn may_lose_body(kind: u8) -> bool {
+    matches!(kind, kind::CALL | kind::RESULT)
+}
+
 /// Puts a body together from what follows the tables of its frame and from its memory file.
 fn shared_body(
     rest: &[u8],
     lengths: &[u64],
     refs: Vec<crate::ids::RemoteRef>,
     file: Box<dyn Attachment>,
+    may_lose: bool,
 ) -> Result<Body, ProtocolError> {
     let layout = Layout::of(lengths.iter().copied()).ok_or(ProtocolError::Truncated("segments"))?;
     if rest.len() < FILE_NAME || (rest.len() - FILE_NAME) as u64 != layout.inline || layout.shared == 0 {
@@ -380,7 +427,10 @@ fn shared_body(
         inode: u64_at(rest, 8),
         descriptor: u32_at(rest, 16),
     };
-    let view = file.open(name, layout.shared)?;
+    let view = match file.open(name, layout.shared) {
+        Err(ProtocolError::NoMemory(len)) if may_lose => return Ok(Body::lost(refs, len)),
+        opened => opened?,
+    };
     let mut inline = &rest[FILE_NAME..];
     let mut segments = Vec::with_capacity(lengths.len());
     for (&len, offset) in lengths.iter().zip(&layout.offsets) {
@@ -448,6 +498,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::PING => Message::Ping { tick: id },
         kind::PONG => Message::Pong { tick: id },
         kind::STACKS => Message::Stacks { req: id },
+        kind::RECEIVED => Message::Received { bytes: id },
         kind::HEARTBEAT => Message::Heartbeat(Heartbeat {
             interval_ms: a,
             timeout_ms: b,

@@ -23,6 +23,8 @@ pub const INLINE_MAX: usize = 64 << 10;
 pub const CHUNK_MAX: usize = 1 << 20;
 /// The largest head frame: its tables grow with the number of buffers and references.
 pub const HEAD_MAX: usize = 16 << 20;
+/// The most that the tables of a message take; beside them a head frame holds short segments.
+pub const TABLES_MAX: usize = 8 << 20;
 /// Messages that may be under way on one link at once.
 pub const STREAMS_MAX: usize = 16;
 
@@ -45,6 +47,7 @@ pub(crate) mod kind {
     pub(crate) const UNMAPPED: u8 = 16;
     pub(crate) const HEARTBEAT: u8 = 17;
     pub(crate) const STACKS: u8 = 18;
+    pub(crate) const RECEIVED: u8 = 19;
 }
 
 /// In a heartbeat: the sender wants to hear something at each interval.
@@ -119,6 +122,11 @@ impl Layout {
     }
 }
 
+/// The bytes of the tables of a message with so many segments and references.
+pub fn tables_size(segments: usize, refs: usize) -> usize {
+    segments.saturating_mul(8).saturating_add(refs.saturating_mul(16))
+}
+
 /// The fixed part of a head frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
@@ -130,6 +138,24 @@ pub struct Header {
 }
 
 impl Header {
+    /// Whether the message may go ahead of calls, answers and operations that were sent before it: it concerns none of
+    /// them, or says something of references that may be heard before or after those.
+    pub fn is_control(&self) -> bool {
+        matches!(
+            self.kind,
+            kind::REFS
+                | kind::INTERRUPT
+                | kind::EXIT
+                | kind::PING
+                | kind::PONG
+                | kind::CONFIRM
+                | kind::UNMAPPED
+                | kind::HEARTBEAT
+                | kind::STACKS
+                | kind::RECEIVED
+        )
+    }
+
     /// The header of a call.
     pub fn call(id: u64, mode: crate::message::CallMode) -> Header {
         Header {
@@ -213,7 +239,7 @@ fn head(
     refs: &[RemoteRef],
 ) -> (Vec<u8>, usize) {
     let nseg = lengths.len();
-    let tables = nseg * 8 + refs.len() * 16;
+    let tables = tables_size(nseg, refs.len());
     let mut out = Vec::with_capacity(HEADER + tables + 256);
     out.extend_from_slice(&[0; 4]);
     out.push(header.kind);
@@ -387,6 +413,7 @@ pub fn encode(message: Message) -> Encoded {
         Message::Ping { tick } => bare(kind::PING, tick),
         Message::Pong { tick } => bare(kind::PONG, tick),
         Message::Stacks { req } => bare(kind::STACKS, req),
+        Message::Received { bytes } => bare(kind::RECEIVED, bytes),
         Message::Heartbeat(beat) => (heartbeat_header(beat), Body::default()),
     };
     Encoded {

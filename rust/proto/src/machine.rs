@@ -70,6 +70,8 @@ pub enum CallError {
     Exited(ProcId, String),
     #[error("process {0} cannot be reached: {1}")]
     Lost(ProcId, String),
+    #[error("{0} calls and requests have no answer yet, which is the limit")]
+    TooManyCalls(usize),
 }
 
 /// What an answer is for.
@@ -136,6 +138,8 @@ pub struct Machine<W> {
     /// Workers that have connected to this process by themselves.
     met: BTreeSet<ProcId>,
     outstanding: FxHashMap<u64, Outstanding<W>>,
+    /// So many of them there may be when a call is made.
+    calls_max: usize,
     running: FxHashMap<(ProcId, u64), Run>,
     records: FxHashMap<RefId, Record<W>>,
     /// Changes of counts that are to be told to the owners.
@@ -165,6 +169,7 @@ impl<W> Machine<W> {
             departed: BTreeMap::new(),
             met: BTreeSet::new(),
             outstanding: FxHashMap::default(),
+            calls_max: usize::MAX,
             running: FxHashMap::default(),
             records: FxHashMap::default(),
             deltas: Vec::new(),
@@ -247,6 +252,7 @@ impl<W> Machine<W> {
     /// Opens a call whose answer carries the value; the caller sends the frame.
     pub fn open_fetch(&mut self, pid: ProcId, refs: &[RemoteRef], wake: W) -> Result<u64, CallError> {
         self.check_pid(pid)?;
+        self.check_calls()?;
         let id = self.fresh_id();
         self.outstanding.insert(
             id,
@@ -262,6 +268,7 @@ impl<W> Machine<W> {
     /// Opens a call whose value stays there; the caller sends the frame and has one handle of the future.
     pub fn open_future(&mut self, pid: ProcId, refs: &[RemoteRef]) -> Result<RefId, CallError> {
         self.check_pid(pid)?;
+        self.check_calls()?;
         let id = RefId {
             whence: self.me,
             id: self.fresh_id(),
@@ -422,8 +429,8 @@ impl<W> Machine<W> {
             Message::Ping { tick } => self.send(from, Message::Pong { tick }),
             Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
             Message::Stacks { req } => self.outputs.push(Output::Stacks(from, req)),
-            // Memory files are no matter of the machine, but of whoever maps them, and heartbeats of the connection.
-            Message::Unmapped { .. } | Message::Heartbeat(_) => {}
+            // Memory files are no matter of the machine, but of whoever maps them; the rest is one of the connection.
+            Message::Unmapped { .. } | Message::Received { .. } | Message::Heartbeat(_) => {}
         }
     }
 

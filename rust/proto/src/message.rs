@@ -211,6 +211,10 @@ pub enum Message {
     Stacks {
         req: u64,
     },
+    /// So many bytes in memory files have been read from the connection since the last such word.
+    Received {
+        bytes: u64,
+    },
     /// The sender lives.
     Heartbeat(Heartbeat),
 }

@@ -3,6 +3,7 @@
 use std::ffi::c_int;
 
 use pydist_proto::body::{Body, Segment};
+use pydist_proto::frame::{TABLES_MAX, tables_size};
 use pydist_proto::ids::RemoteRef;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyMemoryError};
@@ -10,6 +11,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
+use crate::errors;
 use crate::lifecycle::{detached, node};
 
 /// A writable buffer that holds one segment of a message.
@@ -145,11 +147,34 @@ impl Sent {
             Ok(list) => Buffers::Views(views(list)?),
             Err(_) => Buffers::Shared(buffers.cast::<Shared>()?.clone().unbind()),
         };
-        Ok(Sent {
+        let sent = Sent {
             data: Some(PyBuffer::get(data)?),
             buffers,
             refs: refs.iter().map(|r| remote_ref(*r)).collect(),
-        })
+        };
+        sent.check_size(data.py())?;
+        Ok(sent)
+    }
+
+    /// Fails where no process would take a message as large as this.
+    fn check_size(&self, py: Python<'_>) -> PyResult<()> {
+        let lengths = |views: &[PyBuffer<u8>]| (views.len(), views.iter().map(|view| view.len_bytes()).sum());
+        let (count, buffered): (usize, usize) = match &self.buffers {
+            Buffers::Views(views) => lengths(views),
+            Buffers::Shared(shared) => match &shared.get().content {
+                Content::Views(views) => lengths(views),
+                Content::Kept(body) => (body.segments.len() - 1, body.size()),
+            },
+        };
+        let pickled = self.data.as_ref().map_or(0, |data| data.len_bytes());
+        let (size, limit) = ((pickled + buffered) as u64, node()?.message_max());
+        if size > limit {
+            return Err(errors::too_large(py, size, limit));
+        }
+        if tables_size(count + 1, self.refs.len()) > TABLES_MAX {
+            return Err(errors::too_many_parts(py, count, self.refs.len()));
+        }
+        Ok(())
     }
 
     /// Nothing at all.

@@ -20,7 +20,7 @@ use crate::outcome::{Outcome, outcome};
 use crate::plain;
 use crate::queue::Queue;
 use crate::refs::Ref;
-use crate::waiting::{Ended, wait};
+use crate::waiting::{Ended, Slot, wait};
 
 /// Sends without the interpreter; what a signal handler raised meanwhile is raised here.
 pub(crate) fn sending<T: Send>(
@@ -43,12 +43,14 @@ pub(crate) fn sending_until<T: Send>(
     let (refs, kept) = (&sent.refs, sent.kept());
     let raised = std::sync::Mutex::new(None);
     let result = detached(py, || {
+        let slot = Slot::new(until.is_some());
         let signalled = || {
             crate::lifecycle::sleep_if_closed();
+            slot.give_back();
             if is_over() {
                 return true;
             }
-            Python::attach(|py| match py.check_signals() {
+            Python::attach(|py| match slot.raise_sent(py) {
                 Ok(()) => false,
                 Err(error) => {
                     if let Ok(mut slot) = raised.lock() {

@@ -85,7 +85,7 @@ impl Executor {
     /// Returns (kind, whether another thread is to be started, what): "call" with (src, id, mode, data, buffers, hold);
     /// "plain call" with ((src, id), mode, function, arguments) of one that has been unpickled; "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "members", "joined"
     /// with (id, listener) of a worker, "connect" with (id, descriptor), "exit", "stop", and "signal" after a signal
-    /// whose handler did not raise; "refused call" and "refused local" for those that are not to run since no thread
+    /// whose handler did not raise; "lost call" with (src, id, mode, error) where there was no memory for it; "refused call" and "refused local" for those that are not to run since no thread
     /// is left.
     fn next(&self, py: Python<'_>, may_lead: bool) -> PyResult<(&'static str, bool, Py<PyAny>)> {
         let node = match node() {
@@ -103,6 +103,7 @@ impl Executor {
             item,
             lonely,
             refused,
+            ..
         }) = taken
         else {
             py.check_signals()?;
@@ -114,6 +115,11 @@ impl Executor {
                 if !refused && let Some((f, args)) = decode_call(py, &call.body)? {
                     let what = ((call.src, call.id), call.mode as u32, f, args);
                     return Ok(("plain call", lonely, what.into_pyobject(py)?.into_any().unbind()));
+                }
+                if let Some(bytes) = call.body.lost_bytes() {
+                    let error = errors::no_memory(bytes).into_value(py);
+                    let what = (call.src, call.id, call.mode as u32, error);
+                    return Ok(("lost call", lonely, what.into_pyobject(py)?.into_any().unbind()));
                 }
                 let (data, buffers, hold) = parts(py, call.body)?;
                 let what = (call.src, call.id, call.mode as u32, data, buffers, hold);
@@ -252,6 +258,13 @@ impl Executor {
 #[pyfunction]
 pub(crate) fn limit_threads(limit: usize) -> PyResult<()> {
     node()?.limit_executors(limit);
+    Ok(())
+}
+
+/// Calls are refused while so many calls and requests of this process have no answer yet.
+#[pyfunction]
+pub(crate) fn limit_calls(limit: usize) -> PyResult<()> {
+    node()?.limit_calls(limit);
     Ok(())
 }
 

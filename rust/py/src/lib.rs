@@ -36,7 +36,7 @@ mod _core {
         channel_tell, channel_unanswered, channel_unwant, channel_withdraw,
     };
     #[pymodule_export]
-    use super::executor::{Executor, forget_exception, interrupt_call, limit_threads};
+    use super::executor::{Executor, forget_exception, interrupt_call, limit_calls, limit_threads};
     #[pymodule_export]
     use super::fork::fork_sibling;
     #[pymodule_export]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pydist_proto::body::Body;
 use pydist_proto::ids::RemoteRef;
 
+use pydist_proto::message::Status;
 use pydist_proto::record;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
@@ -12,7 +13,7 @@ use pyo3::types::{PyBytes, PyList};
 
 use crate::buffer::Buffer;
 use crate::errors;
-use crate::lifecycle::node_for_drop;
+use crate::lifecycle::{node, node_for_drop};
 
 /// Keeps the references alive that a body names, until it has been unpickled.
 #[pyclass(frozen, module = "pydist._core")]
@@ -46,6 +47,9 @@ pub(crate) type Parts = (Py<PyAny>, Py<PyList>, Option<Py<Hold>>);
 
 /// Gives a body to Python: its buffers become objects that own their memory.
 pub(crate) fn parts(py: Python<'_>, body: Body) -> PyResult<Parts> {
+    if let Some(bytes) = body.lost_bytes() {
+        return lost_parts(py, bytes);
+    }
     let mut segments = body.segments.into_iter();
     let data = match segments.next() {
         None => PyBytes::new(py, &[]).into_any().unbind(),
@@ -64,6 +68,17 @@ pub(crate) fn parts(py: Python<'_>, body: Body) -> PyResult<Parts> {
     Ok((data, buffers.unbind(), hold))
 }
 
+/// In the place of a body for which there was no memory: the pickled error that says so.
+fn lost_parts(py: Python<'_>, bytes: u64) -> PyResult<Parts> {
+    let error = errors::no_memory(bytes);
+    let dumped = py
+        .import("pydist._errors")?
+        .getattr("dump_exception")?
+        .call1((error.value(py), node()?.me()))?;
+    let (data, _, _): (Py<PyAny>, Bound<'_, PyAny>, Bound<'_, PyAny>) = dumped.extract()?;
+    Ok((data, PyList::empty(py).unbind(), None))
+}
+
 /// Turns an outcome of the core into one of Python; the loss of a process is raised.
 pub(crate) fn outcome(py: Python<'_>, outcome: record::Outcome) -> PyResult<Outcome> {
     if outcome.status.is_gone() {
@@ -74,7 +89,11 @@ pub(crate) fn outcome(py: Python<'_>, outcome: record::Outcome) -> PyResult<Outc
 
 /// Turns an outcome of the core into one of Python, the loss of a process included.
 pub(crate) fn outcome_object(py: Python<'_>, outcome: record::Outcome) -> PyResult<Outcome> {
-    let (status, pid) = (outcome.status as u32, outcome.pid);
+    let pid = outcome.pid;
+    let status = match outcome.body.lost_bytes() {
+        Some(_) => Status::Error as u32,
+        None => outcome.status as u32,
+    };
     let body = match Arc::try_unwrap(outcome.body) {
         Ok(body) => body,
         Err(shared) => shared

@@ -66,6 +66,52 @@ pub(crate) fn report_hangs(seconds: f64) {
     HANG_MILLIS.store((seconds * 1000.0) as u64, Ordering::Relaxed);
 }
 
+/// The slot of the call that the calling thread runs, which others may have while the call waits for room to send.
+pub(crate) struct Slot {
+    executor: Option<Arc<Executor>>,
+    /// The wait ends by itself.
+    pauses: bool,
+    given_back: std::cell::Cell<bool>,
+}
+
+impl Slot {
+    pub(crate) fn new(pauses: bool) -> Slot {
+        Slot {
+            executor: EXECUTOR.with_borrow(Clone::clone),
+            pauses,
+            given_back: std::cell::Cell::new(false),
+        }
+    }
+
+    /// The call waits: its slot is free until this value is dropped.
+    pub(crate) fn give_back(&self) {
+        if let (Some(executor), Ok(node)) = (&self.executor, node())
+            && !self.given_back.replace(true)
+        {
+            node.block(executor, self.pauses);
+        }
+    }
+
+    /// Raises what a signal handler raises, or what another thread has sent to this one.
+    pub(crate) fn raise_sent(&self, py: Python<'_>) -> PyResult<()> {
+        let interrupted = self.executor.as_ref().is_some_and(|e| e.take_interrupt());
+        if interrupted && let Err(Ended::Raised(error)) = raise_pending(py) {
+            return Err(error);
+        }
+        py.check_signals()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let (Some(executor), Ok(node)) = (&self.executor, node())
+            && self.given_back.get()
+        {
+            node.unblock(executor);
+        }
+    }
+}
+
 /// Waits for what another process or thread is to do; where that takes long, Python is told.
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,

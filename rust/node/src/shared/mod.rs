@@ -293,6 +293,7 @@ pub(crate) struct Received {
 impl Attachment for Received {
     fn open(self: Box<Self>, name: FileName, len: u64) -> Result<Arc<dyn View>, ProtocolError> {
         let link = self.link.upgrade().ok_or(ProtocolError::NoFile)?;
+        link.has_read(usize::try_from(len).unwrap_or(usize::MAX));
         if let Some(fd) = self.fd {
             return map_received(&self.node, &link, fd, name, len).map(|(view, _)| view);
         }

@@ -75,6 +75,9 @@ impl Node {
             return None;
         }
         let signalled = payload.signalled.unwrap_or(&|| false);
+        if let Err(error) = link.await_room(signalled) {
+            return Some(Err(error));
+        }
         let file = match kept {
             Some((file, _)) => file,
             None => {
@@ -89,9 +92,6 @@ impl Node {
                 }
             }
         };
-        if let Err(error) = link.await_room(signalled) {
-            return Some(Err(error));
-        }
         let shared = Shared {
             header,
             segments,

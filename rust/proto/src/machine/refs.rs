@@ -8,9 +8,31 @@ use crate::ids::{ProcId, RefId};
 use crate::message::{Message, RefOp, Status, Withdrawal};
 use crate::record::{Outcome, Record, State, Waiter, Want};
 
-use super::{Machine, Output, Run};
+use super::{CallError, Machine, Output, Run};
 
 impl<W> Machine<W> {
+    /// Calls are refused while so many calls and requests have no answer yet.
+    pub fn limit_calls(&mut self, most: usize) {
+        self.calls_max = most;
+    }
+
+    pub(super) fn check_calls(&self) -> Result<(), CallError> {
+        if self.outstanding.len() >= self.calls_max {
+            return Err(CallError::TooManyCalls(self.calls_max));
+        }
+        Ok(())
+    }
+
+    /// The call behind a future was not sent after all: its owner is never to hear of the reference.
+    pub fn forget_future(&mut self, id: RefId) {
+        self.outstanding.remove(&id.id);
+        if let Some(record) = self.records.remove(&id) {
+            for waiter in record.waiters {
+                self.wake(waiter, &Outcome::bare(Status::UnknownRef, self.me));
+            }
+        }
+    }
+
     /// Makes an empty future on this process, with one handle.
     pub fn create_local(&mut self) -> RefId {
         let id = RefId {
