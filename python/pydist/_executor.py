@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ _DO = 2
 _threads = 0
 _threads_lock = threading.Lock()
 _leads = False
+_retry_at = 0.0
+
+RETRY_SECONDS = 0.1
+"""So long no thread is started after the system had none."""
 
 
 def start(*, leads: bool) -> None:
@@ -46,7 +51,7 @@ def start(*, leads: bool) -> None:
 
 
 def _spawn() -> None:
-    global _threads
+    global _threads, _retry_at
     with _threads_lock:
         if _threads >= _config.threads_max():
             return
@@ -54,10 +59,11 @@ def _spawn() -> None:
     try:
         threading.Thread(target=_thread, name="pydist-call", daemon=True).start()
     except RuntimeError:
-        # No thread is to be had: the calls wait for one that is there, or are refused.
+        # The system has no thread: the calls wait for one that is there, or are refused, until it has some again.
         with _threads_lock:
             _threads -= 1
-            _core.limit_threads(max(2, _threads))
+            _core.limit_threads_for(max(2, _threads), RETRY_SECONDS)
+            _retry_at = time.monotonic() + RETRY_SECONDS
 
 
 def _thread() -> None:
@@ -138,9 +144,12 @@ def _step(executor: _core.Executor) -> bool:
 
 
 def _limit_error() -> ThreadLimitError:
+    missing = "raise the limit with the environment variable PYDIST_MAX_THREADS"
+    if time.monotonic() < _retry_at + RETRY_SECONDS:
+        missing = "the system lets it start no more; raise the limit (`ulimit -u`, or that of its container)"
     return ThreadLimitError(
         f"process {_core.me()} has no thread left for this call: all {_threads} wait for other calls or "
-        "processes; raise the limit with the environment variable PYDIST_MAX_THREADS"
+        f"processes; {missing}"
     )
 
 

@@ -170,7 +170,7 @@ def follow_cells() -> None:
 
 
 def _before_cell(info: Any) -> None:
-    """Tells the thread that prints which cell it prints for; kernels remember that for each thread."""
+    """Tells the threads that print which cell they print for; kernels remember that for each thread."""
     launcher = _output.started_launcher()
     kernel = getattr(_followed, "kernel", None)
     if launcher is None or kernel is None:
@@ -184,6 +184,7 @@ def _before_cell(info: Any) -> None:
                 set_parent(parent)
 
     launcher.run(adopt)
+    _output.printer.before_next(adopt)
 
 
 def _after_cell(result: Any) -> None:

@@ -1,4 +1,4 @@
-"""The thread that starts local workers and passes on what they print."""
+"""The threads that start local workers and pass on what workers print."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO, TypeAlias, TypeVar, cast
 
+from . import _core
+
 T = TypeVar("T")
 _Done: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
 
@@ -18,6 +20,8 @@ TAIL_BYTES = 4096
 LINE_BYTES = 1 << 16
 """A line longer than this is passed on in parts."""
 
+DRAIN_SECONDS = 2.0
+"""So long what has been printed may take to be passed on at once."""
 DRAIN_ROUNDS = 64
 """So often what has been printed is read when it is to be passed on at once: a worker may print for ever."""
 
@@ -47,12 +51,20 @@ class Stream:
             del self._partial[:end]
             self._print(whole)
 
+    def skip(self, dropped: int) -> None:
+        """Tells that so many bytes are not passed on, since they came faster than they could be."""
+        self._print_partial()
+        self._print(f"... dropped {dropped} bytes, which came faster than they could be passed on ...".encode())
+
     def finish(self) -> None:
         """The worker has closed its end."""
+        self._print_partial()
+        self.ended.set()
+
+    def _print_partial(self) -> None:
         if self._partial:
             self._print(bytes(self._partial))
             self._partial.clear()
-        self.ended.set()
 
     def _print(self, data: bytes) -> None:
         lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n")
@@ -103,6 +115,7 @@ class Launcher:
     def drain(self) -> None:
         """Passes on what workers have printed until now."""
         self.run(self._drain)
+        _core.catch_up_output(DRAIN_SECONDS)
 
     def _drain(self) -> None:
         for _ in range(DRAIN_ROUNDS):
@@ -151,6 +164,46 @@ class Launcher:
         stream.finish()
 
 
+class Printer:
+    """The thread that passes on what the core has read from the pipes of workers.
+
+    The core reads on while this process is busy, or its own output stands still, and drops what becomes too much.
+    """
+
+    def __init__(self) -> None:
+        self._followed: dict[int, Stream] = {}
+        self._lock = threading.Lock()
+        self._started = False
+        self._jobs: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+
+    def before_next(self, job: Callable[[], Any]) -> None:
+        """Runs something on the thread before it passes on what comes next."""
+        self._jobs.put(job)
+
+    def follow(self, stream: Stream) -> None:
+        """Passes on a stream from now on."""
+        with self._lock:
+            self._followed[_core.follow_output(stream.fd)] = stream
+            if not self._started:
+                threading.Thread(target=self._run, name="pydist-output", daemon=True).start()
+                self._started = True
+
+    def _run(self) -> None:
+        while True:
+            key, dropped, data, ended = _core.take_output()
+            while not self._jobs.empty():
+                self._jobs.get()()
+            with self._lock:
+                stream = self._followed[key] if not ended else self._followed.pop(key)
+            if dropped:
+                stream.skip(dropped)
+            if data:
+                stream.feed(data)
+            if ended:
+                stream.finish()
+
+
+printer = Printer()
 _streams: dict[int, list[Stream]] = {}
 
 
@@ -170,8 +223,7 @@ def follow(
     if begun:
         stream.feed(begun)
     _streams.setdefault(pid, []).append(stream)
-    thread = launcher()
-    thread.run(lambda: thread.watch(stream))
+    printer.follow(stream)
 
 
 def attach(pid: int, target: Callable[[], TextIO | None]) -> Stream:

@@ -186,23 +186,24 @@ def standing_at(pid: int) -> bool:
 # --- F21 ----------------------------------------------------------------------------------------------------
 
 
-def transfer(pid: int, size: int, times: int) -> int:
-    array = np.ones(size, np.uint8)
-    return sum(d.remotecall_fetch(size_of, pid, array) for _ in range(times))
-
-
 def transfer_and_call(pid: int, size: int, times: int, calls: int) -> tuple[int, list[float]]:
-    """Send arrays from one thread, make small calls from another meanwhile, and return their times."""
+    """Send an array from one thread, make small calls from another meanwhile, and return their times."""
+    array = np.ones(size, np.uint8)
     sent: list[int] = []
-    thread = threading.Thread(target=lambda: sent.append(transfer(pid, size, times)))
+    taken: list[float] = []
+    d.remotecall_fetch(size_of, pid, array[:10])
+
+    def transfer() -> None:
+        sent.extend(d.remotecall_fetch(size_of, pid, array) for _ in range(times))
+
+    thread = threading.Thread(target=transfer)
     thread.start()
-    taken = []
     while thread.is_alive() or len(taken) < calls:
         start = time.perf_counter()
         d.remotecall_fetch(pow, pid, 2, 3)
         taken.append(time.perf_counter() - start)
     thread.join()
-    return sent[0], taken
+    return sum(sent), taken
 
 
 @contextmanager

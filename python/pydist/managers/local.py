@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -93,7 +94,8 @@ class LocalManager(ClusterManager):
                 process = launcher.run(lambda: _start(wanted, params, environment))
             except OSError as error:
                 host = _session.host()
-                launched.failed(LaunchWorkerError(f"a worker could not be started: {error}", host=host))
+                text = f"a worker could not be started: {error}{_advice(error)}"
+                launched.failed(LaunchWorkerError(text, host=host))
                 continue
             launched(WorkerConfig(process=process, host=_session.host(), ospid=process.pid))
 
@@ -209,6 +211,17 @@ def _start(
     if forked is not None:
         return forked
     return spawn(params, environment, _BOOTSTRAP)
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return (
+            "; this process has as many files and connections open as it may, and needs five for each worker: "
+            "raise the limit (`ulimit -n`, resource.RLIMIT_NOFILE)"
+        )
+    if error.errno == errno.EAGAIN:
+        return "; the system lets this user have no more processes and threads: raise the limit (`ulimit -u`)"
+    return ""
 
 
 def _address(pid: int) -> str:

@@ -15,8 +15,8 @@ use pydist_proto::message::Member;
 use pydist_proto::topology::Topology;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use crate::dispatch::WITHOUT_DESCRIPTORS;
 use crate::dialing::{Dial, Progress, progress};
+use crate::dispatch::WITHOUT_DESCRIPTORS;
 use crate::inbox::Item;
 use crate::link::{Link, Reading};
 use crate::listener::Listener;

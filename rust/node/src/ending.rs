@@ -4,11 +4,16 @@ use std::ffi::CString;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// What a worker removes: its socket, that of the head, and their folder once it is empty.
+/// What a worker removes: its socket, and, where the head is gone, the head's and their folder once it is empty.
 struct Leftovers {
-    sockets: [CString; 2],
+    own: CString,
+    head: CString,
     folder: CString,
 }
+
+/// While the head ends, its socket may still be open when the connections to it are not: so often it is tried.
+const TRIES: usize = 4;
+const BETWEEN_TRIES_NANOS: i64 = 5_000_000;
 
 static LEFTOVERS: OnceLock<Leftovers> = OnceLock::new();
 
@@ -26,10 +31,7 @@ pub(crate) fn prepare(address: &str) {
         CString::new(folder),
     );
     if let (Ok(own), Ok(head), Ok(folder)) = (own, head, folder) {
-        let _ = LEFTOVERS.set(Leftovers {
-            sockets: [own, head],
-            folder,
-        });
+        let _ = LEFTOVERS.set(Leftovers { own, head, folder });
     }
 }
 
@@ -56,15 +58,57 @@ pub(crate) fn end_with_group() -> ! {
     // SAFETY: these calls may be made in a signal handler; the strings live as long as the process.
     unsafe {
         if let Some(leftovers) = LEFTOVERS.get() {
-            for socket in &leftovers.sockets {
-                libc::unlink(socket.as_ptr());
+            libc::unlink(leftovers.own.as_ptr());
+            // It may live, and have ended the connection to this worker alone.
+            if !listens(&leftovers.head) {
+                libc::unlink(leftovers.head.as_ptr());
+                // Fails while other workers still have their sockets there.
+                libc::rmdir(leftovers.folder.as_ptr());
             }
-            // Fails while other workers still have their sockets there.
-            libc::rmdir(leftovers.folder.as_ptr());
         }
         if libc::getpgrp() == libc::getpid() {
             libc::kill(0, libc::SIGKILL);
         }
         libc::_exit(1)
+    }
+}
+
+/// Whether somebody listens at a Unix socket, after some tries; callable in a signal handler.
+fn listens(path: &CString) -> bool {
+    for _ in 0..TRIES {
+        if !can_connect(path) {
+            return false;
+        }
+        let pause = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: BETWEEN_TRIES_NANOS,
+        };
+        // SAFETY: the struct lives through the call, which may be made in a signal handler.
+        unsafe { libc::nanosleep(&pause, std::ptr::null_mut()) };
+    }
+    true
+}
+
+fn can_connect(path: &CString) -> bool {
+    // SAFETY: an address of zeros is valid.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    if path.as_bytes().len() >= address.sun_path.len() {
+        return false;
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(path.as_bytes()) {
+        *to = from.cast_signed();
+    }
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: these calls may be made in a signal handler; the address lives through them, and the descriptor is
+    // this function's own.
+    unsafe {
+        let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        let socket = libc::socket(libc::AF_UNIX, flags, 0);
+        let connected = libc::connect(socket, (&raw const address).cast(), len) == 0;
+        // A queue of connections that is full has somebody at its end.
+        let listens = connected || *libc::__errno_location() == libc::EAGAIN;
+        libc::close(socket);
+        listens
     }
 }

@@ -9,7 +9,7 @@ use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
 use pydist_proto::ids::{ProcId, RefId};
@@ -160,6 +160,8 @@ struct State {
     /// The most executors that there may be; none for no limit. The last idle one of them runs no calls: it does what
     /// is urgent, and refuses calls for which no thread will be free.
     limit: Option<usize>,
+    /// That limit is lower than it is to be until then, as the system had no thread.
+    short: Option<(Instant, Option<usize>)>,
     occupied: usize,
     active: usize,
     pausing: usize,
@@ -438,7 +440,17 @@ impl Inbox {
 
     /// There are to be no more executors than this.
     pub(crate) fn limit(&self, executors: usize) {
-        self.state.lock().limit = Some(executors);
+        let mut state = self.state.lock();
+        state.limit = Some(executors);
+        state.short = None;
+    }
+
+    /// There are no more executors than this for a while, as the system has no thread.
+    pub(crate) fn limit_until(&self, executors: usize, until: Instant) {
+        let mut state = self.state.lock();
+        let usual = state.short.map_or(state.limit, |(_, usual)| usual);
+        state.short = Some((until, usual));
+        state.limit = Some(executors);
     }
 
     /// The call that the executor has taken starts; true where others wait behind it.
@@ -489,6 +501,12 @@ impl Inbox {
     /// Finds an executor for calls that have waited since the last check.
     pub(crate) fn check_stall(&self) -> Pushed {
         let mut state = self.state.lock();
+        if let Some((until, usual)) = state.short
+            && crate::sync::now() >= until
+        {
+            state.limit = usual;
+            state.short = None;
+        }
         if state.queue.is_empty() && state.urgent.is_empty() {
             return Pushed {
                 wake: None,
@@ -517,7 +535,12 @@ impl Inbox {
     /// Whether too many calls of a process have not begun.
     pub(crate) fn is_over(&self, src: ProcId) -> bool {
         let some = self.over.load(Ordering::SeqCst) > 0;
-        some && self.state.lock().waiting.get(slot_of(src)).is_some_and(|w| w.over)
+        some && self
+            .state
+            .lock()
+            .waiting
+            .get(slot_of(src))
+            .is_some_and(|w| w.over)
     }
 
     /// Whether calls wait behind those that run.
@@ -600,6 +623,50 @@ mod tests {
         assert_eq!(local(&inbox, one), None);
         assert!(inbox.check_stall().wake.is_some());
         assert_eq!(local(&inbox, four), Some(4));
+    }
+
+    fn call_of(src: ProcId, bytes: usize) -> Item {
+        Item::Call(Incoming {
+            src,
+            id: 1,
+            mode: pydist_proto::message::CallMode::Do,
+            lane: 0,
+            body: pydist_proto::body::Body::of_bytes(vec![0; bytes]),
+        })
+    }
+
+    /// F20: the process whose calls are too many is held up until half of them have begun, and no other is.
+    #[test]
+    fn too_many_bytes_of_calls_hold_their_process_up() {
+        let inbox = Inbox::default();
+        let executor = inbox.register(false);
+        let (calls, size) = (9, WAITING_MAX / 8);
+        inbox.push(call_of(3, size));
+        (0..calls).for_each(|_| drop(inbox.push(call_of(2, size))));
+        assert!(inbox.is_over(2) && !inbox.is_over(3) && !inbox.is_over(7));
+        let mut resumed = Vec::new();
+        while let Some(taken) = inbox.take(&executor) {
+            inbox.started(&executor);
+            resumed.push(taken.resumes);
+        }
+        // The first one was of process 3; half of 64 MiB are left after the sixth of process 2.
+        let expected: Vec<bool> = (0..=calls).map(|taken| taken == 6).collect();
+        assert_eq!(resumed, expected);
+        assert!(!inbox.is_over(2));
+    }
+
+    /// F33: a limit for want of threads ends by itself.
+    #[test]
+    fn a_limit_for_a_while_ends() {
+        let inbox = Inbox::default();
+        let executors = [(); 3].map(|()| inbox.register(false));
+        inbox.limit(10);
+        inbox.limit_until(2, crate::sync::now() + Duration::from_secs(60));
+        inbox.limit_until(3, crate::sync::now());
+        assert_eq!(inbox.state.lock().limit, Some(3));
+        inbox.check_stall();
+        assert_eq!(inbox.state.lock().limit, Some(10));
+        drop(executors);
     }
 
     #[test]

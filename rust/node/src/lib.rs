@@ -17,6 +17,8 @@ mod liveness;
 mod node;
 mod opening;
 mod outgoing;
+#[cfg(not(feature = "shuttle"))]
+pub mod output;
 mod parker;
 mod poll;
 mod reactor;

@@ -408,6 +408,13 @@ impl Node {
         self.inbox.limit(limit);
     }
 
+    /// There are no more executors than this for a while, as the system has no thread for another one.
+    pub fn limit_executors_for(&self, limit: usize, time: Duration) {
+        let until = crate::sync::now() + time;
+        self.inbox.limit_until(limit, until);
+        self.driver.arm(until);
+    }
+
     /// Calls are refused while so many calls and requests of this process have no answer yet.
     pub fn limit_calls(&self, most: usize) {
         self.machine.lock().limit_calls(most);

@@ -125,7 +125,7 @@ pub(crate) struct Queue {
     small: VecDeque<(Vec<u8>, Option<Arc<OwnedFd>>)>,
     /// Bytes of the first small message that are written already.
     written: usize,
-    /// So many messages in front are to stay there: control messages, and those that they came too late to overtake.
+    /// So many messages in front are to stay there: control messages, and those that they did not overtake.
     ahead: usize,
     chunk: Option<Chunk>,
     streams: VecDeque<Stream>,
@@ -143,7 +143,10 @@ impl Queue {
                 self.small.insert(at, (bytes, None));
                 self.ahead = at + 1;
             }
-            Outgoing::Control(bytes) => self.small.push_back((bytes, None)),
+            Outgoing::Control(bytes) => {
+                self.small.push_back((bytes, None));
+                self.ahead = self.small.len();
+            }
             Outgoing::Stream(stream) => self.streams.push_back(stream),
         }
     }
@@ -226,5 +229,77 @@ impl Queue {
             self.ahead = self.ahead.saturating_sub(1);
         }
         Ok(n)
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn message(name: u8, len: usize) -> Outgoing {
+        Outgoing::bytes(vec![name; len])
+    }
+
+    /// Writes what is queued to a socket that takes so many bytes; returns the names of the bytes, each once in a row.
+    fn written(queue: &mut Queue, mut room: usize) -> Vec<u8> {
+        let mut out = Vec::new();
+        let sent = AtomicU64::new(0);
+        let socket = |slices: &[IoSlice<'_>], _: Option<BorrowedFd<'_>>| {
+            if room == 0 {
+                return Err(Errno::AGAIN);
+            }
+            let before = room;
+            for slice in slices {
+                let n = slice.len().min(room);
+                out.extend_from_slice(&slice[..n]);
+                room -= n;
+            }
+            Ok(before - room)
+        };
+        queue.write(socket, &sent).unwrap();
+        out.dedup();
+        out
+    }
+
+    /// F20: what is said of the connection itself is not stuck behind what waits, but cuts nothing in two.
+    #[test]
+    fn control_messages_go_ahead_of_what_waits() {
+        let mut queue = Queue::default();
+        for name in [1, 2, 3] {
+            queue.push(message(name, OVERTAKE_FROM));
+        }
+        assert_eq!(written(&mut queue, 100), [1]);
+        queue.push(Outgoing::Control(vec![11; 40]));
+        queue.push(message(4, 40));
+        queue.push(Outgoing::Control(vec![12; 40]));
+        // The first message ends first; then they keep their own order.
+        assert_eq!(written(&mut queue, OVERTAKE_FROM - 100 + 60), [1, 11, 12]);
+        queue.push(Outgoing::Control(vec![13; 40]));
+        assert_eq!(written(&mut queue, usize::MAX), [12, 13, 2, 3, 4]);
+        assert!(queue.is_idle());
+        assert_eq!((queue.owned, queue.ahead), (0, 0));
+    }
+
+    #[test]
+    fn control_messages_never_overtake_each_other() {
+        let mut queue = Queue::default();
+        queue.push(message(1, 1000));
+        queue.push(Outgoing::Control(vec![11; 40]));
+        queue.push(message(2, OVERTAKE_FROM));
+        queue.push(Outgoing::Control(vec![12; 40]));
+        queue.push(message(3, 40));
+        queue.push(Outgoing::Control(vec![13; 40]));
+        assert_eq!(written(&mut queue, usize::MAX), [1, 11, 12, 13, 2, 3]);
+    }
+
+    #[test]
+    fn where_little_waits_control_messages_keep_their_place() {
+        let mut queue = Queue::default();
+        queue.push(message(1, 1000));
+        queue.push(Outgoing::Control(vec![11; 40]));
+        queue.push(message(2, 40));
+        assert_eq!(written(&mut queue, usize::MAX), [1, 11, 2]);
     }
 }

@@ -20,10 +20,13 @@ const DROPPED_MAX: usize = 1024;
 
 /// Starts the thread; it ends once the node closes. It never attaches to Python.
 pub(crate) fn spawn(node: Arc<Node>) -> std::io::Result<()> {
+    spawn_without_signals("pydist-reactor", move || run(&node))
+}
+
+/// Starts a thread that runs no handler of a signal.
+pub(crate) fn spawn_without_signals(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     let blocked = block_signals();
-    let spawned = std::thread::Builder::new()
-        .name("pydist-reactor".to_owned())
-        .spawn(move || run(&node));
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(run);
     restore_signals(&blocked);
     spawned.map(|_| ())
 }

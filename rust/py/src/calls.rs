@@ -42,8 +42,9 @@ pub(crate) fn sending_until<T: Send>(
     let segments = sent.segments();
     let (refs, kept) = (&sent.refs, sent.kept());
     let raised = std::sync::Mutex::new(None);
+    let node = node()?;
     let result = detached(py, || {
-        let slot = Slot::new(until.is_some());
+        let slot = Slot::new(node, until.is_some());
         let signalled = || {
             crate::lifecycle::sleep_if_closed();
             slot.give_back();

@@ -2,6 +2,7 @@
 
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pydist_node::inbox::{self, Item, Taken};
 use pydist_node::waiter::Cell;
@@ -258,6 +259,13 @@ impl Executor {
 #[pyfunction]
 pub(crate) fn limit_threads(limit: usize) -> PyResult<()> {
     node()?.limit_executors(limit);
+    Ok(())
+}
+
+/// There are no more threads that run calls than this for so many seconds, as the system has no thread for another one.
+#[pyfunction]
+pub(crate) fn limit_threads_for(limit: usize, seconds: f64) -> PyResult<()> {
+    node()?.limit_executors_for(limit, Duration::from_secs_f64(seconds));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod fork;
 mod lifecycle;
 mod names;
 mod outcome;
+mod output;
 mod plain;
 mod queue;
 mod refs;
@@ -36,7 +37,9 @@ mod _core {
         channel_tell, channel_unanswered, channel_unwant, channel_withdraw,
     };
     #[pymodule_export]
-    use super::executor::{Executor, forget_exception, interrupt_call, limit_calls, limit_threads};
+    use super::executor::{
+        Executor, forget_exception, interrupt_call, limit_calls, limit_threads, limit_threads_for,
+    };
     #[pymodule_export]
     use super::fork::fork_sibling;
     #[pymodule_export]
@@ -52,6 +55,8 @@ mod _core {
     use super::names::know_names;
     #[pymodule_export]
     use super::outcome::{Hold, Outcome};
+    #[pymodule_export]
+    use super::output::{catch_up_output, follow_output, take_output};
     #[pymodule_export]
     use super::queue::Queue;
     #[pymodule_export]

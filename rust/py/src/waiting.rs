@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pydist_node::Parked;
 use pydist_node::inbox::Executor;
 use pydist_node::waiter::Nudge;
+use pydist_node::{Node, Parked};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -68,6 +68,7 @@ pub(crate) fn report_hangs(seconds: f64) {
 
 /// The slot of the call that the calling thread runs, which others may have while the call waits for room to send.
 pub(crate) struct Slot {
+    node: &'static Node,
     executor: Option<Arc<Executor>>,
     /// The wait ends by itself.
     pauses: bool,
@@ -75,8 +76,9 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn new(pauses: bool) -> Slot {
+    pub(crate) fn new(node: &'static Node, pauses: bool) -> Slot {
         Slot {
+            node,
             executor: EXECUTOR.with_borrow(Clone::clone),
             pauses,
             given_back: std::cell::Cell::new(false),
@@ -85,10 +87,10 @@ impl Slot {
 
     /// The call waits: its slot is free until this value is dropped.
     pub(crate) fn give_back(&self) {
-        if let (Some(executor), Ok(node)) = (&self.executor, node())
+        if let Some(executor) = &self.executor
             && !self.given_back.replace(true)
         {
-            node.block(executor, self.pauses);
+            self.node.block(executor, self.pauses);
         }
     }
 
@@ -104,10 +106,10 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let (Some(executor), Ok(node)) = (&self.executor, node())
+        if let Some(executor) = &self.executor
             && self.given_back.get()
         {
-            node.unblock(executor);
+            self.node.unblock(executor);
         }
     }
 }

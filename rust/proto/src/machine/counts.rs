@@ -15,6 +15,22 @@ use super::{Machine, Output};
 /// So many freed references are remembered, so that who got one from a process that died is told.
 const FREED_MAX: usize = 4096;
 
+/// So many entries fit into a message that is not streamed, so that no later one overtakes it.
+const ENTRIES_MAX: usize = 2048;
+
+/// Splits changes of counts into messages, but not between the two that are one word of how often a process really
+/// holds a reference.
+fn parts_of(mut deltas: Vec<RefDelta>) -> Vec<Vec<RefDelta>> {
+    let mut parts = Vec::new();
+    while deltas.len() > ENTRIES_MAX {
+        let split = deltas[ENTRIES_MAX - 1].delta == i32::MIN;
+        let rest = deltas.split_off(ENTRIES_MAX - usize::from(split));
+        parts.push(std::mem::replace(&mut deltas, rest));
+    }
+    parts.push(deltas);
+    parts
+}
+
 impl<W> Machine<W> {
     /// Adds a handle to a reference that a body being unpickled names.
     pub fn hold(&mut self, reference: RemoteRef) {
@@ -100,12 +116,16 @@ impl<W> Machine<W> {
         for (owner, id, req) in self.confirms.drain(..) {
             taken.entry(owner).or_default().push((id, req));
         }
-        let confirms = taken
-            .into_iter()
-            .map(|(owner, taken)| (owner, Message::Confirm { taken }));
-        let counts = by_owner
-            .into_iter()
-            .map(|(owner, deltas)| (owner, Message::Refs { deltas }));
+        let confirms = taken.into_iter().flat_map(|(owner, taken)| {
+            let parts: Vec<_> = taken.chunks(ENTRIES_MAX).map(<[_]>::to_vec).collect();
+            parts
+                .into_iter()
+                .map(move |taken| (owner, Message::Confirm { taken }))
+        });
+        let counts = by_owner.into_iter().flat_map(|(owner, deltas)| {
+            let parts = parts_of(deltas).into_iter();
+            parts.map(move |deltas| (owner, Message::Refs { deltas }))
+        });
         confirms.chain(counts).collect()
     }
 
@@ -334,5 +354,33 @@ impl<W> Machine<W> {
     /// Whether this process owns a reference, or will once it hears of it.
     pub(super) fn is_served(&self, id: RefId) -> bool {
         self.records.get(&id).is_none_or(|r| r.owner == self.me) && !self.is_lost(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delta(delta: i32) -> RefDelta {
+        RefDelta {
+            id: RefId { whence: 1, id: 2 },
+            holder: 3,
+            giver: 4,
+            delta,
+        }
+    }
+
+    #[test]
+    fn changes_of_counts_are_split_but_not_a_recount() {
+        let sizes = |deltas: Vec<RefDelta>| parts_of(deltas).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(vec![delta(1)]), [1]);
+        assert_eq!(sizes(vec![delta(1); ENTRIES_MAX]), [ENTRIES_MAX]);
+        assert_eq!(
+            sizes(vec![delta(1); 2 * ENTRIES_MAX + 1]),
+            [ENTRIES_MAX, ENTRIES_MAX, 1]
+        );
+        let mut deltas = vec![delta(1); ENTRIES_MAX + 5];
+        deltas[ENTRIES_MAX - 1] = delta(i32::MIN);
+        assert_eq!(sizes(deltas), [ENTRIES_MAX - 1, 6]);
     }
 }
