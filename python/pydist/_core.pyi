@@ -129,6 +129,7 @@ class Executor:
         Literal[
             "call",
             "plain call",
+            "lost call",
             "refused call",
             "local",
             "refused local",

@@ -59,7 +59,7 @@ def _spawn() -> None:
     try:
         threading.Thread(target=_thread, name="pydist-call", daemon=True).start()
     except RuntimeError:
-        # The system has no thread: the calls wait for one that is there, or are refused, until it has some again.
+        # The system has no thread now: the calls wait for one that is there, or are refused.
         with _threads_lock:
             _threads -= 1
             _core.limit_threads_for(max(2, _threads), RETRY_SECONDS)

@@ -7,6 +7,7 @@ import queue
 import selectors
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO, TypeAlias, TypeVar, cast
 
@@ -22,6 +23,8 @@ LINE_BYTES = 1 << 16
 
 DRAIN_SECONDS = 2.0
 """So long what has been printed may take to be passed on at once."""
+DRAIN_MOST = 10.0
+"""So long a worker's output is waited for at most once it has ended."""
 DRAIN_ROUNDS = 64
 """So often what has been printed is read when it is to be passed on at once: a worker may print for ever."""
 
@@ -34,12 +37,14 @@ class Stream:
         self.fd = fd
         self.tail = bytearray()
         self.ended = threading.Event()
+        self.passed_on = 0
         self._target = target
         self._prefix = f"      From worker {pid}:\t" if prefixed else ""
         self._partial = bytearray()
 
     def feed(self, data: bytes) -> None:
         """Takes what was read, and passes on the whole lines."""
+        self.passed_on += len(data)
         self.tail += data
         del self.tail[:-TAIL_BYTES]
         self._partial += data
@@ -54,7 +59,7 @@ class Stream:
     def skip(self, dropped: int) -> None:
         """Tells that so many bytes are not passed on, since they came faster than they could be."""
         self._print_partial()
-        self._print(f"... dropped {dropped} bytes, which came faster than they could be passed on ...".encode())
+        self._print(f"... dropped {dropped} bytes, which came too fast to be passed on ...".encode())
 
     def finish(self) -> None:
         """The worker has closed its end."""
@@ -167,7 +172,7 @@ class Launcher:
 class Printer:
     """The thread that passes on what the core has read from the pipes of workers.
 
-    The core reads on while this process is busy, or its own output stands still, and drops what becomes too much.
+    The core reads on while this process is busy, or its own output stands still, and drops what is too much.
     """
 
     def __init__(self) -> None:
@@ -239,9 +244,14 @@ def add(pid: int, stream: Stream) -> None:
 
 
 def await_end(pid: int, seconds: float) -> None:
-    """Waits until all that a worker printed has been passed on."""
+    """Waits until all that a worker printed has been passed on, as long as that goes on."""
+    until = time.monotonic() + DRAIN_MOST
     for stream in _streams.get(pid, ()):
-        stream.ended.wait(seconds)
+        passed_on = -1
+        while passed_on != stream.passed_on and time.monotonic() < until:
+            passed_on = stream.passed_on
+            if stream.ended.wait(seconds):
+                break
 
 
 def tail(pid: int) -> str:

@@ -114,7 +114,10 @@ def assert_killed(error: d.ProcessExitedException, pid: int) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("way", ["argument", "result"])
 def test_f05_kill_during_a_large_transfer(fresh_workers, way, milestone):
-    """F5: 1 GiB: PEE within EOF; partial buffer freed: RSS within 50 MiB of baseline in 2 s. (Here 512 MiB.)"""
+    """F5: 1 GiB: PEE within EOF; partial buffer freed: RSS within 50 MiB of baseline in 2 s.
+
+    (Here 512 MiB.)
+    """
     victim, other = fresh_workers(2)
     base = rss()
     kill_in_transfer(victim, way, 1024 * MIB if milestone else 512 * MIB)

@@ -44,7 +44,9 @@ def test_f24_a_worker_prints_100_mb_while_process_1_is_busy(tmp_path, milestone)
     passed_on = out.count("x" * 999)
     dropped = sum(int(n) for n in re.findall(r"From worker 2:\t\.\.\. dropped (\d+) bytes", out))
     assert dropped > 1_000_000
-    assert lines * 1000 - dropped - 2000 * out.count("dropped") <= passed_on * 1000 <= lines * 1000 - dropped
+    # Where a line was cut in two, it counts among neither.
+    missing = lines * 1000 - dropped - passed_on * 1000
+    assert 0 <= missing < 2000 * out.count("dropped")
     assert out.endswith("      From worker 2:\tthe last line\n")
 
 
@@ -78,7 +80,7 @@ ENDS = """
     import pydist as d
     (pid,) = d.addprocs(1)
     d.remotecall_fetch(print, pid, "into the void")
-    d.remotecall_fetch(lambda: [os.close(1), os.close(2)] and print("into nothing"), pid)
+    d.remotecall_fetch(os.closerange, pid, 1, 3)
     print(d.remotecall_fetch(abs, pid, -3))
     os._exit(7) if {hard} else sys.exit(7)
     """

@@ -123,9 +123,14 @@ class _Template:
         self.wanted = wanted
         self.ready = False
         self.ended = threading.Event()
-        self.connection, there = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         # Python makes its standard streams for what it finds at its start, and workers have pipes.
         read, write = os.pipe()
+        try:
+            self.connection, there = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        except BaseException:
+            os.close(read)
+            os.close(write)
+            raise
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _BOOTSTRAP, _PARENT_FOLDER, str(there.fileno())],

@@ -107,7 +107,12 @@ class LocalManager(ClusterManager):
         assert process.stderr is not None
         _core.set_worker_ospid(pid, process.pid)
         for pipe, target in ((process.stdout, _output.stdout), (process.stderr, _output.stderr)):
-            fd = os.dup(pipe.fileno())
+            try:
+                fd = os.dup(pipe.fileno())
+            except OSError as error:
+                raise LaunchWorkerError(
+                    f"worker {pid} could not be started: {error}{_advice(error)}", host=config.host
+                ) from error
             pipe.close()
             _output.follow(pid, fd, target, prefixed=not self.for_executor)
         try:
@@ -216,8 +221,8 @@ def _start(
 def _advice(error: OSError) -> str:
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return (
-            "; this process has as many files and connections open as it may, and needs five for each worker: "
-            "raise the limit (`ulimit -n`, resource.RLIMIT_NOFILE)"
+            "; this process has as many files and connections open as it may, and needs five for each "
+            "worker: raise the limit (`ulimit -n`, resource.RLIMIT_NOFILE)"
         )
     if error.errno == errno.EAGAIN:
         return "; the system lets this user have no more processes and threads: raise the limit (`ulimit -u`)"
