@@ -251,6 +251,11 @@ def fill_descriptors(left: int) -> int:
     return len(OPENED)
 
 
+def import_all() -> None:
+    import pydist._calls
+    import pydist._cluster  # noqa: F401
+
+
 def free_descriptors() -> None:
     while OPENED:
         os.close(OPENED.pop())
@@ -266,7 +271,7 @@ def test_f33_a_worker_without_descriptors_connects_to_no_other(fresh_workers):
     """F33: the call fails with an error that names the limit; once that is lifted, it does not."""
     one, two = fresh_workers(2)
     mine = d.remotecall(square, two, 7)
-    assert d.remotecall_fetch(d.remotecall_fetch, one, square, 1, 3) == 9
+    d.remotecall_fetch(import_all, one)
     d.remotecall_fetch(fill_descriptors, one, 0)
     with pytest.raises(OSError, match=r"Too many open files.*ulimit -n") as caught:
         d.remotecall_fetch(d.remotecall_fetch, one, square, two, 3)
@@ -334,6 +339,11 @@ def test_f33_accepting_backs_off_without_descriptors():
             assert stranger.recv(100) == b""
 
 
+def naps_at_once(pid: int) -> int:
+    d.wait([d.remotecall(nap, pid, 0.2) for _ in range(8)])
+    return d.stats(pid)["threads"]
+
+
 def take(channel: d.RemoteChannel) -> Any:
     return channel.take()
 
@@ -357,6 +367,8 @@ def test_f33_no_threads(fresh_workers):
         # One that blocks in Python leaves threads that answer.
         assert d.remotecall_fetch(nap, pid, 0.01) == 0.01
         (group / "pids.max").write_text("max")
+        # What sleeps does not wait for others: it is not refused meanwhile.
+        wait_until(lambda: naps_at_once(pid) > 4, 10, "threads")
         # All of them at once need more threads than there were.
         gate = d.RemoteChannel(lambda: d.Channel(40))
         blocked = [d.remotecall(take, pid, gate) for _ in range(20)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
 
+use crate::dispatch::is_out_of_descriptors;
 use crate::listener::Address;
 
 /// How long one address has to answer.
@@ -17,6 +18,8 @@ pub(crate) struct Dial {
     current: String,
     /// The addresses that did not answer, with the reasons.
     tried: Vec<String>,
+    /// This process has no descriptor left: that the first address could not be begun with says nothing of it.
+    without_descriptor: Option<std::io::Error>,
     pub(crate) deadline: Instant,
 }
 
@@ -38,11 +41,15 @@ impl Dial {
                 .collect(),
             current: String::new(),
             tried: Vec::new(),
+            without_descriptor: None,
             deadline: crate::sync::now(),
         };
         match dial.next() {
             Some(fd) => Ok((dial, fd)),
-            None => Err(std::io::Error::other(dial.failure())),
+            None => Err(dial
+                .without_descriptor
+                .take()
+                .unwrap_or_else(|| std::io::Error::other(dial.failure()))),
         }
     }
 
@@ -53,6 +60,11 @@ impl Dial {
             self.deadline = crate::sync::now() + PATIENCE;
             match Address::parse(&self.current).and_then(|address| address.connect()) {
                 Ok(fd) => return Some(fd),
+                Err(error) if is_out_of_descriptors(&error) => {
+                    self.tried.push(format!("{}: {error}", self.current));
+                    self.without_descriptor = Some(error);
+                    return None;
+                }
                 Err(error) => self.tried.push(format!("{}: {error}", self.current)),
             }
         }

@@ -69,6 +69,17 @@ pub(crate) fn sleep_if_closed() {
     }
 }
 
+/// Does what `detached` does for a thread that has work to do until all workers have ended.
+pub(crate) fn detached_until_closed<T: Send>(py: Python<'_>, act: impl FnOnce() -> T + Send) -> T {
+    py.detach(|| {
+        let result = act();
+        while CLOSED.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_secs(3600));
+        }
+        result
+    })
+}
+
 pub(crate) fn is_main_thread() -> bool {
     thread_local! {
         // SAFETY: both calls take nothing and touch no memory of the process.

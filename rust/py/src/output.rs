@@ -8,7 +8,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::lifecycle::{detached, own};
+use crate::lifecycle::{detached, detached_until_closed, own};
 
 static OUTPUTS: OnceLock<Arc<Outputs>> = OnceLock::new();
 
@@ -35,7 +35,7 @@ pub(crate) fn follow_output(fd: i32) -> PyResult<u64> {
 #[pyfunction]
 pub(crate) fn take_output(py: Python<'_>) -> PyResult<(u64, u64, Bound<'_, PyBytes>, bool)> {
     let outputs = outputs()?;
-    let printed = detached(py, || outputs.take());
+    let printed = detached_until_closed(py, || outputs.take());
     let bytes = PyBytes::new(py, &printed.bytes);
     Ok((printed.key, printed.dropped, bytes, printed.ended))
 }
