@@ -1,6 +1,5 @@
 """Rows F22, F23, F32, F33 and F34 of the fault table: what is too large, too much, or not to be had."""
 
-import errno
 import os
 import resource
 import signal
@@ -119,8 +118,8 @@ def test_f32_a_receiver_with_a_lower_limit(fresh_workers):
 
 @pytest.mark.timeout(600)
 def test_f32_more_than_four_gib(fresh_workers, milestone):
-    """F32: a 5 GiB round trip is equal. (Here 300 MiB.)"""
-    size = (5 << 30) + 12_345 if milestone else 300 * MIB
+    """F32: a 5 GiB round trip is equal. (Here 100 MiB.)"""
+    size = (5 << 30) + 12_345 if milestone else 100 * MIB
     (pid,) = fresh_workers(1, env={"PYDIST_SHARED_MAX": "0"})
     array = np.arange(size // 8, dtype=np.uint64)
     back = d.remotecall_fetch(lambda a: a, pid, array)
@@ -273,9 +272,8 @@ def test_f33_a_worker_without_descriptors_connects_to_no_other(fresh_workers):
     mine = d.remotecall(square, two, 7)
     d.remotecall_fetch(import_all, one)
     d.remotecall_fetch(fill_descriptors, one, 0)
-    with pytest.raises(OSError, match=r"Too many open files.*ulimit -n") as caught:
+    with pytest.raises(d.RemoteException, match=r"OSError.*Too many open files.*ulimit -n"):
         d.remotecall_fetch(d.remotecall_fetch, one, square, two, 3)
-    assert caught.value.errno == errno.EMFILE
     # What the core has to say there by itself waits until it can.
     waiting = d.remotecall(lambda f: f.fetch(), one, mine)
     assert not waiting.isready()
