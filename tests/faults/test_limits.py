@@ -269,20 +269,22 @@ FILLED: list[tuple[int, int]] = []
 def test_f33_a_worker_without_descriptors_connects_to_no_other(fresh_workers):
     """F33: the call fails with an error that names the limit; once that is lifted, it does not."""
     one, two = fresh_workers(2)
-    mine = d.remotecall(square, two, 7)
+    theirs = d.Future(two)
     d.remotecall_fetch(import_all, one)
     d.remotecall_fetch(fill_descriptors, one, 0)
     with pytest.raises(d.RemoteException, match=r"OSError.*Too many open files.*ulimit -n"):
         d.remotecall_fetch(d.remotecall_fetch, one, square, two, 3)
     # What the core has to say there by itself waits until it can.
-    waiting = d.remotecall(lambda f: f.fetch(), one, mine)
+    waiting = d.remotecall(lambda f: f.fetch(), one, theirs)
     assert not waiting.isready()
     assert d.remotecall_fetch(square, one, 3) == 9
+    theirs.put(49)
+    assert not waiting.isready()
     d.remotecall_fetch(free_descriptors, one)
     assert waiting.fetch(timeout=10) == 49
     assert d.remotecall_fetch(d.remotecall_fetch, one, square, two, 3) == 9
     assert d.workers() == [one, two]
-    del waiting, mine
+    del waiting, theirs
     wait_until(lambda: d.stats(two)["refs_owned"] == 0)
     wait_until(lambda: d.stats(one)["calls_outstanding"] == 0)
 
