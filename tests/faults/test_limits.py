@@ -275,7 +275,7 @@ def test_f33_a_worker_without_descriptors_connects_to_no_other(fresh_workers):
     with pytest.raises(d.RemoteException, match=r"OSError.*Too many open files.*ulimit -n"):
         d.remotecall_fetch(d.remotecall_fetch, one, square, two, 3)
     # What the core has to say there by itself waits until it can.
-    waiting = d.remotecall(lambda f: f.fetch(), one, theirs)
+    waiting = d.remotecall(d.fetch, one, theirs)
     assert not waiting.isready()
     assert d.remotecall_fetch(square, one, 3) == 9
     theirs.put(49)
