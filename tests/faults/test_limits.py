@@ -283,7 +283,7 @@ def test_f33_a_worker_without_descriptors_connects_to_no_other(fresh_workers):
     d.remotecall_fetch(free_descriptors, one)
     assert waiting.fetch(timeout=10) == 49
     assert d.remotecall_fetch(d.remotecall_fetch, one, square, two, 3) == 9
-    assert d.workers() == [one, two]
+    assert {one, two} <= set(d.workers())
     del waiting, theirs
     wait_until(lambda: d.stats(two)["refs_owned"] == 0)
     wait_until(lambda: d.stats(one)["calls_outstanding"] == 0)
