@@ -122,8 +122,8 @@ def _step(executor: _core.Executor) -> bool:
         from . import _transport
 
         _transport.connect_worker(*what)
-    elif kind == "note":
-        _log.logger().info("%s", what)
+    elif kind == "log":
+        _log.hand_over()
     elif kind == "refused call":
         _refuse_call(executor, *what)
     elif kind == "refused local":

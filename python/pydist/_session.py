@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from . import _config, _cookies, _core, _folders
+from . import _config, _cookies, _core, _folders, _log
 
 _lock = threading.Lock()
 _started = False
@@ -109,6 +109,7 @@ def start_node(
     """Starts the core of this process, and its listener where it has an address."""
     global _started
     heartbeat = _config.heartbeat()
+    _log.start()
     _core.start(
         pid,
         ospid=os.getpid(),
@@ -249,6 +250,7 @@ def _at_exit() -> None:
     finally:
         _forks.end()
         _core.close()
+        _log.stop()
         if session is not None:
             session.remove_cookie_file()
             _folders.remove(session.folder)
