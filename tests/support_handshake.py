@@ -1,4 +1,4 @@
-"""The handshake as one who dials, written from docs/wire-handshake.md: a peer that does as much of it as a test wants."""
+"""The handshake of one who dials, written from docs/wire-handshake.md, as far as a test wants it to go."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Peer:
         return signed + hmac.digest(key, b"info" + self.transcript + signed, "sha256")
 
     def join(self) -> bytes:
-        """Go through the whole handshake; return the proof of the other end, or nothing where it was refused."""
+        """Go through the whole handshake; return the proof of the other end, nothing where it was refused."""
         self.challenge()
         self.socket.sendall(self.proof())
         answer = self.receive(PROOF_LEN)

@@ -1,4 +1,4 @@
-"""Logging: Python's `logging`, imported when something is to be told, and the events of the core on their way there.
+"""Python's `logging`, imported when something is to be told, and the events of the core on their way there.
 
 Most programs never hear of anything, so what takes long to import waits until there is something to tell.
 """

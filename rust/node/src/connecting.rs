@@ -261,7 +261,7 @@ impl Node {
     ) -> std::io::Result<()> {
         match link.origin.get() {
             Some(origin) => debug!(target: HANDSHAKE, "connection {}: accepted from {origin}", link.token),
-            None => debug!(target: HANDSHAKE, "connection {}: made", link.token),
+            None => debug!(target: HANDSHAKE, "connection {}: begun", link.token),
         }
         let begun = self.begin(link, opening, secured, deadline);
         *link.reading.lock() = begun.map_err(std::io::Error::other)?;
@@ -411,7 +411,7 @@ impl Node {
             return Ok(true);
         };
         let fed = machine.handle_bytes(&buffer[..n]);
-        debug!(target: HANDSHAKE, "connection {}: received {n} bytes, now in {machine:?}", link.token);
+        debug!(target: HANDSHAKE, "connection {}: received {n} bytes, now {:?}", link.token, machine.state());
         while let Some(output) = machine.poll_output() {
             debug!(target: HANDSHAKE, "connection {}: sends {} bytes", link.token, output.len());
             if !link.send_raw(&output) {
@@ -558,7 +558,7 @@ impl Node {
 fn begin_handshake(link: &Link, opening: Opening, binding: [u8; 32], deadline: Instant) -> Reading {
     let mut machine = opening.begin(binding);
     if let Some(hello) = machine.poll_output() {
-        debug!(target: HANDSHAKE, "connection {}: sends {} bytes, now in {machine:?}", link.token, hello.len());
+        debug!(target: HANDSHAKE, "connection {}: sends {} bytes, now {:?}", link.token, hello.len(), machine.state());
         link.send_raw(&hello);
     }
     Reading::Handshake {

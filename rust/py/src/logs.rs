@@ -26,7 +26,7 @@ const ROOT: &str = "pydist.";
 const DEFAULT: LevelFilter = LevelFilter::INFO;
 /// So many events wait where little is told; and where a thread of Python is there for them.
 const FEW: usize = 64;
-const MANY: usize = 8192;
+const MANY: usize = 4096;
 
 static QUEUE: OnceLock<ArrayQueue<Told>> = OnceLock::new();
 /// Events for which there was no room, since the last time that Python was told how many.

@@ -185,6 +185,14 @@ impl Handshake {
         }
     }
 
+    /// The name of the state, or the error, for logs.
+    pub fn state(&self) -> &dyn fmt::Debug {
+        match self {
+            Handshake::Initiator(Initiator(driver)) => driver,
+            Handshake::Acceptor(Acceptor(driver)) => driver,
+        }
+    }
+
     /// Tells whether the peer is proved and its INFO accepted.
     pub fn is_finished(&self) -> bool {
         match self {
