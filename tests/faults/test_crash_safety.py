@@ -15,6 +15,7 @@ from support import Script, stop
 
 SCRIPT = """
     import os, time
+    import numpy
     import pydist as d
 
     def keep(data):
@@ -24,9 +25,9 @@ SCRIPT = """
 
     pids = d.addprocs(2)
     d.remotecall_eval("kept = []", pids)
-    data = bytearray(1 << 25)
-    assert [d.remotecall_fetch(keep, pid, data) for pid in pids] == [1 << 25] * 2
-    results = [d.remotecall_fetch(bytearray, pid, 1 << 25) for pid in pids]
+    data = numpy.ones(1 << 22)
+    assert [d.remotecall_fetch(keep, pid, data) for pid in pids] == [1 << 22] * 2
+    results = [d.remotecall_fetch(numpy.zeros, pid, 1 << 22) for pid in pids]
     assert d.remotecall_fetch(d.remotecall_fetch, pids[0], keep, pids[1], data)
     under_way = [d.remotecall(time.sleep, pid, 1000) for pid in pids]
     assert d.stats()["shared_bytes"] >= 1 << 26

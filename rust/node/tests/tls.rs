@@ -344,8 +344,8 @@ fn f56_bytes_before_tls_is_agreed_on_are_few() {
     ]
     .concat();
     let _ = socket.write_all(&begun);
-    assert!(read_all(socket).is_empty());
     let said = format!("refused a connection from {}: ", socket.local_addr().unwrap());
+    assert!(read_all(socket).is_empty());
     eventually("a line in the log", || !events::told(&said).is_empty());
     assert!(events::told(&said)[0].contains("more than 32768 bytes before TLS"));
     head.close();
