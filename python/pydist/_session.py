@@ -56,7 +56,7 @@ class Session:
         self.folder, self._lock = _socket_folder()
         self.address = f"unix:{os.path.join(self.folder, '1')}"
         self.host = host()
-        self._cookie_file, self._cookie_lock = "", -1
+        self._cookie_file = ""
 
     def set_cookie(self, cookie: bytes) -> None:
         """Changes the secret of a cluster that has no workers."""
@@ -75,8 +75,7 @@ class Session:
     def cookie_file(self) -> str:
         """The path of a file with the cookie, which its owner alone can read; it is removed at the end."""
         if not self._cookie_file:
-            folder, self._cookie_lock = _folders.make_owned(os.path.dirname(self.folder))
-            path = os.path.join(folder, "cookie")
+            path = os.path.join(self.folder, "cookie")
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             os.write(fd, self.cookie_text().encode() + b"\n")
             os.close(fd)
@@ -86,19 +85,19 @@ class Session:
     def remove_cookie_file(self) -> None:
         """Removes what `cookie_file` made."""
         if self._cookie_file:
-            _folders.remove(os.path.dirname(self._cookie_file))
-            _folders.unlock(self._cookie_lock)
-            self._cookie_file, self._cookie_lock = "", -1
+            try:
+                os.unlink(self._cookie_file)
+            except FileNotFoundError:  # somebody else has removed it
+                pass
+            self._cookie_file = ""
 
     def unlock(self) -> None:
-        """Lets go of the locks of the folders, in a forked child: they last as long as their owner lives."""
-        for lock in (self._lock, self._cookie_lock):
-            _folders.unlock(lock)
-        self._lock = self._cookie_lock = -1
+        """Lets go of the lock of the folder, which is to last no longer than its owner, in a forked child."""
+        _folders.unlock(self._lock)
+        self._lock = -1
 
     def close(self) -> None:
-        """Removes the folders."""
-        self.remove_cookie_file()
+        """Removes the folder."""
         _folders.remove(self.folder)
         self.unlock()
 

@@ -12,6 +12,7 @@ import pytest
 
 import tally
 from pydist import _folders
+from support import wait_until
 
 CALL = """
 import os, pydist as d
@@ -77,7 +78,7 @@ sys.stdin.read(1)
 
 
 def test_f11_what_a_killed_process_leaves_is_removed_by_the_next(folder):
-    """F11: SIGKILL of a process without workers leaves its folders to the next one, which removes them."""
+    """F11: SIGKILL of a process without workers leaves its folder to the next one, which removes them."""
     env = {**os.environ, "TMPDIR": str(folder)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
@@ -87,19 +88,35 @@ def test_f11_what_a_killed_process_leaves_is_removed_by_the_next(folder):
         return process, set(folder.iterdir())
 
     first, of_first = start()
-    assert len(of_first) == 2  # that of its sockets, and that of the file with the cookie
+    (left,) = of_first
+    assert {path.name for path in left.iterdir()} == {"1", "cookie"}
     tally.fault("SIGKILL of process 1")
     first.kill()
     first.wait(10)
     assert set(folder.iterdir()) == of_first
     second, of_second = start()
-    assert len(of_second) == 2
+    assert len(of_second) == 1
     assert not of_first & of_second
     third, of_third = start()
     assert of_third > of_second
     for process in (first, second, third):
         process.communicate(timeout=20)
     assert (second.returncode, third.returncode) == (0, 0)
+
+
+def test_f11_workers_remove_what_a_killed_process_leaves(folder):
+    """F11: SIGKILL of a process with workers leaves no folder, and no file with the cookie."""
+    code = START.replace("print(", "d.addprocs(1)\nprint(")
+    env = {**os.environ, "TMPDIR": str(folder)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, **pipes)
+    assert process.stdout.readline() == b"7\n"
+    (left,) = folder.iterdir()
+    assert {"1", "2", "cookie"} <= {path.name for path in left.iterdir()}
+    tally.fault("SIGKILL of process 1")
+    process.kill()
+    process.communicate(timeout=20)
+    wait_until(lambda: not list(folder.iterdir()))
 
 
 def test_f25_a_forked_child_does_not_keep_the_folder_of_its_parent(folder):

@@ -4,9 +4,9 @@ use std::ffi::CString;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// What a worker removes: its socket, that of the head, and their folder once it is empty.
+/// What a worker removes: its socket, that of the head, the file with the cookie, and their folder once it is empty.
 struct Leftovers {
-    sockets: [CString; 2],
+    files: [CString; 3],
     folder: CString,
 }
 
@@ -20,14 +20,15 @@ pub(crate) fn prepare(address: &str) {
     let Some(folder) = Path::new(path).parent().and_then(Path::to_str) else {
         return;
     };
-    let (own, head, folder) = (
+    let (own, head, cookie, folder) = (
         CString::new(path),
         CString::new(format!("{folder}/1")),
+        CString::new(format!("{folder}/cookie")),
         CString::new(folder),
     );
-    if let (Ok(own), Ok(head), Ok(folder)) = (own, head, folder) {
+    if let (Ok(own), Ok(head), Ok(cookie), Ok(folder)) = (own, head, cookie, folder) {
         let _ = LEFTOVERS.set(Leftovers {
-            sockets: [own, head],
+            files: [own, head, cookie],
             folder,
         });
     }
@@ -56,8 +57,8 @@ pub(crate) fn end_with_group() -> ! {
     // SAFETY: these calls may be made in a signal handler; the strings live as long as the process.
     unsafe {
         if let Some(leftovers) = LEFTOVERS.get() {
-            for socket in &leftovers.sockets {
-                libc::unlink(socket.as_ptr());
+            for file in &leftovers.files {
+                libc::unlink(file.as_ptr());
             }
             // Fails while other workers still have their sockets there.
             libc::rmdir(leftovers.folder.as_ptr());
