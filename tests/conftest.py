@@ -43,6 +43,7 @@ class Held:
             for address in support.unix_listeners(os.getpid())
             if address.startswith("/")
             for file in Path(address).parent.iterdir()
+            if file.is_socket()  # the file with the cookie stays until the end of the process
         )
         stats = d.stats()
         names = (

@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from . import _core, _function_cache, _refs, _serialize, _session
+from . import _core, _function_cache, _log, _refs, _serialize, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._refs import Future
 
@@ -26,6 +26,8 @@ def _dump(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes,
 def _send(send: Callable[..., T], pid: int, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
     """Pickles a call and sends it; a process that knows the function already is sent its key."""
     _check_callable(f)
+    if _log.calls:
+        _log.call(f, pid)
     (data, buffers, refs), sending = _function_cache.dumps_call(f, pid, args, kwargs)
     if sending is None:
         result = send(pid, data, [b.raw() for b in buffers] if buffers else [], refs)

@@ -109,6 +109,32 @@ def allow_python_mismatch() -> bool:
     return os.environ.get("PYDIST_ALLOW_PYTHON_MISMATCH", "") == "1"
 
 
+LEVELS = {"trace": 5, "debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "off": 60}
+
+
+def log_levels() -> dict[str, int]:
+    """What is logged to standard error: `PYDIST_LOG`, nothing by default.
+
+    A level (`debug`), levels of parts (`pydist.handshake=debug,pydist.calls=trace`), or both. A part is the
+    logger of that name, and that of the core, `pydist.core.handshake`.
+    """
+    found: dict[str, int] = {}
+    text = os.environ.get("PYDIST_LOG", "")
+    for directive in filter(None, (part.strip() for part in text.split(","))):
+        name, _, word = directive.rpartition("=")
+        name = name.strip() or "pydist"
+        level = LEVELS.get(word.strip().lower())
+        if level is None or name.split(".")[0] != "pydist":
+            raise ValueError(
+                "the environment variable PYDIST_LOG must be a level (error, warning, info, debug, trace, "
+                f"off), or levels of parts such as pydist.handshake=debug, separated by commas, not {text!r}"
+            )
+        found[name] = level
+        if name.startswith("pydist.") and name.split(".")[1] != "core":
+            found[f"pydist.core.{name.removeprefix('pydist.')}"] = level
+    return found
+
+
 def _number(name: str, default: float, *, zero: bool = False) -> float:
     text = os.environ.get(name, "")
     if not text:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from . import _core, _doctor_probe, _info, _session
+from . import _core, _doctor_probe, _folders, _info, _session
 from ._doctor_ssh import Login
 
 PARALLEL = 10
@@ -162,7 +162,7 @@ def _checks_here() -> list[Check]:
 
 def _sockets(name: str) -> Check:
     try:
-        folder = _session._socket_folder()
+        folder, lock = _session._socket_folder()
     except OSError as error:
         return Check(
             name,
@@ -172,6 +172,7 @@ def _sockets(name: str) -> Check:
             "set TMPDIR to a folder that you may write to, and whose path is short",
         )
     os.rmdir(folder)
+    _folders.unlock(lock)
     return Check(name, "socket folder", "ok", f"in {os.path.dirname(folder)}")
 
 

@@ -129,8 +129,8 @@ def _step(executor: _core.Executor) -> bool:
         from . import _transport
 
         _transport.connect_worker(*what)
-    elif kind == "note":
-        _log.logger().info("%s", what)
+    elif kind == "log":
+        _log.hand_over()
     elif kind == "lost call":
         _lose_call(executor, *what)
     elif kind == "refused call":

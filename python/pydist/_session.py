@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from . import _config, _cookies, _core, _folders
+from . import _config, _cookies, _core, _folders, _log
 
 _lock = threading.Lock()
 _started = False
@@ -17,12 +17,15 @@ _forked = False
 _leaving = False
 
 
-FOLDER_MAX = 80
+FOLDER_MAX = 68
 """The longest folder, in bytes, whose sockets' paths fit into an address of the system (108 bytes)."""
 
 
-def _socket_folder() -> str:
+def _socket_folder() -> tuple[str, int]:
     """Makes a folder that only its owner may enter, where the paths of sockets are not too long.
+
+    Returns:
+        Its path, and the descriptor that keeps it locked.
 
     Raises:
         OSError: there is no such place; the message names those that were tried.
@@ -32,9 +35,12 @@ def _socket_folder() -> str:
         if not parent or len(os.fsencode(parent)) > FOLDER_MAX:
             continue
         try:
-            return _folders.make(parent, "pydist-")
+            made = _folders.make_owned(parent)
         except OSError as error:
             tried.append(str(error))
+            continue
+        _folders.sweep(parent)
+        return made
     raise OSError(
         f"no folder for the sockets of the cluster can be made: {'; '.join(tried) or 'paths too long'}"
     )
@@ -47,7 +53,7 @@ class Session:
         self.cookie = os.urandom(32)
         self.cluster = os.urandom(16)
         self.inst = os.urandom(16)
-        self.folder = _socket_folder()
+        self.folder, self._lock = _socket_folder()
         self.address = f"unix:{os.path.join(self.folder, '1')}"
         self.host = host()
         self._cookie_file = ""
@@ -69,10 +75,7 @@ class Session:
     def cookie_file(self) -> str:
         """The path of a file with the cookie, which its owner alone can read; it is removed at the end."""
         if not self._cookie_file:
-            import tempfile
-
-            folder = tempfile.mkdtemp(prefix="pydist-cookie-")
-            path = os.path.join(folder, "cookie")
+            path = os.path.join(self.folder, "cookie")
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             os.write(fd, self.cookie_text().encode() + b"\n")
             os.close(fd)
@@ -82,8 +85,21 @@ class Session:
     def remove_cookie_file(self) -> None:
         """Removes what `cookie_file` made."""
         if self._cookie_file:
-            _folders.remove(os.path.dirname(self._cookie_file))
+            try:
+                os.unlink(self._cookie_file)
+            except FileNotFoundError:  # somebody else has removed it
+                pass
             self._cookie_file = ""
+
+    def unlock(self) -> None:
+        """Lets go of the lock of the folder, which is to last no longer than its owner, in a forked child."""
+        _folders.unlock(self._lock)
+        self._lock = -1
+
+    def close(self) -> None:
+        """Removes the folder."""
+        _folders.remove(self.folder)
+        self.unlock()
 
 
 session: Session | None = None
@@ -109,6 +125,7 @@ def start_node(
     """Starts the core of this process, and its listener where it has an address."""
     global _started
     heartbeat = _config.heartbeat()
+    _log.start()
     _core.start(
         pid,
         ospid=os.getpid(),
@@ -174,7 +191,7 @@ def ensure_started() -> None:
                 host=new.host,
             )
         except BaseException:
-            _folders.remove(new.folder)
+            new.close()
             raise
         session = new
         atexit.register(_at_exit)
@@ -226,6 +243,8 @@ def as_pid(pid: Any) -> int:
 def _after_fork() -> None:
     global _forked
     _forked = True
+    if session is not None:
+        session.unlock()
     _core.after_fork_in_child()
 
 
@@ -249,6 +268,6 @@ def _at_exit() -> None:
     finally:
         _forks.end()
         _core.close()
+        _log.stop()
         if session is not None:
-            session.remove_cookie_file()
-            _folders.remove(session.folder)
+            session.close()

@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import Any
 
-from . import _cookies, _core, _interrupts, _network, _output, _session, _tls
+from . import _cookies, _core, _interrupts, _log, _network, _output, _session, _tls
 from .managers import _address_lines
 from .managers.base import ClusterManager, WorkerConfig
 
@@ -236,7 +236,7 @@ def _connect_worker(pid: int, fd: int) -> None:
             connection = connection, connection
         _Pump(end, *connection)
     except Exception as error:
-        sys.stderr.write(f"worker {_core.me()} cannot connect to worker {pid}: {error!r}\n")
+        _log.logger().warning("worker %d cannot connect to worker %d: %r", _core.me(), pid, error)
         end.close()
 
 

@@ -12,7 +12,7 @@ import time
 import types
 from typing import Any
 
-from . import _core, _executor, _interrupts, _lines, _session, _stacks, _tls
+from . import _core, _executor, _interrupts, _lines, _log, _session, _stacks, _tls
 
 
 def main(cookie: bytes, config: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ def run(address: str) -> None:
     _interrupts.install_handler()
     _patch_sleep()
     _fresh_main()
-    atexit.register(_core.close)
+    atexit.register(_close)
     _executor.start(leads=True)
     _stacks.prepare()
     _core.announce_ready(address)
@@ -75,9 +75,14 @@ def run(address: str) -> None:
 def serve_in_background(address: str) -> None:
     """Runs calls on threads of their own; the connection to process 1 is open."""
     _patch_sleep()
-    atexit.register(_core.close)
+    atexit.register(_close)
     _executor.start(leads=False)
     _core.announce_ready(address)
+
+
+def _close() -> None:
+    _core.close()
+    _log.stop()
 
 
 def _run() -> None:

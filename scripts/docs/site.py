@@ -19,6 +19,7 @@ TEXTS = {
     "README.md": "overview.md",
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "vulnerabilities.md",
     "benches/RESULTS.md": "instructions.md",
 }
 """Pages that stand outside `docs/`, and their names on the site."""

@@ -6,6 +6,7 @@ import operator
 import queue
 import time
 import uuid
+import warnings
 from typing import Any
 
 from .. import _network
@@ -17,7 +18,9 @@ LOOK_SECONDS = 0.5
 EVENT_SECONDS = 1.0
 """So long the last event of a task that has ended is awaited."""
 
+_ENCRYPTED = ("tls://", "wss://", "inproc://")
 _hosts: dict[str, _hosted.Host] = {}
+_warned = False
 
 
 class DaskManager(_hosted.HostedManager):
@@ -26,6 +29,9 @@ class DaskManager(_hosted.HostedManager):
     Each is a process of its own, started by a task that runs on its Dask worker as long as it does, and
     secedes, so that it takes no thread from other tasks. It ends with `rmprocs`, with its Dask worker, and
     with process 1. pydist must be installed there: `pip install 'pydist[dask]'`.
+
+    The cookie of the cluster goes to the workers over Dask's own connections: use TLS for these beyond one
+    machine (`distributed.Security`). Plain text there is warned of.
 
     `addprocs` takes `bind_addr` besides: the address of this machine that workers dial. By default that is
     loopback where all Dask workers are on this machine, else the address of the default route.
@@ -61,11 +67,33 @@ class DaskManager(_hosted.HostedManager):
                 "the Dask cluster has no workers; wait for them with client.wait_for_workers(1)"
             )
         count = len(found) if self.count is None else self.count
+        _warn_of_plain_text([getattr(self._client.scheduler, "address", ""), *found])
         return [_DaskWorker(self._client, found[i % len(found)]) for i in range(count)]
 
     def _is_here(self) -> bool:
-        own = {_network.split_any(address)[0] for address in _network.own_addresses(0)}
+        own = _own_hosts()
         return all(_is_of(own, address) for address in self._client.nthreads())
+
+
+def _own_hosts() -> set[str]:
+    return {_network.split_any(address)[0] for address in _network.own_addresses(0)}
+
+
+def _warn_of_plain_text(addresses: list[str]) -> None:
+    """Warns, once, where Dask would carry the cookie over a network in clear text."""
+    global _warned
+    own = _own_hosts()
+    plain = [a for a in addresses if a and not a.startswith(_ENCRYPTED) and not _is_of(own, a)]
+    if not plain or _warned:
+        return
+    _warned = True
+    warnings.warn(
+        f"Dask's connection to {plain[0]} is not encrypted, and carries the secret of this pydist cluster: "
+        "whoever reads it can run code as you. Give the Dask cluster and its client TLS, by "
+        "distributed.Security(require_encryption=True, ...)",
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 def _is_of(own: set[str], address: str) -> bool:

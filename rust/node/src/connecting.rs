@@ -1,6 +1,7 @@
 //! Connections until they are open: accepting, dialling, the handshake, and who is let in.
 
 use crate::sync::atomic::Ordering;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,18 +15,22 @@ use pydist_proto::ids::{HEAD, ProcId};
 use pydist_proto::message::Member;
 use pydist_proto::topology::Topology;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tracing::debug;
 
 use crate::dialing::{Dial, Progress, progress};
 use crate::dispatch::WITHOUT_DESCRIPTORS;
 use crate::inbox::Item;
 use crate::link::{Link, Reading};
 use crate::listener::Listener;
+use crate::log::HANDSHAKE;
 use crate::node::{Arrival, Node, NodeError};
 use crate::opening::Opening;
 use crate::tls::Failure;
 
 /// Connections of one listener that may be in their handshake at once; the oldest gives way.
 const HALF_OPEN_MAX: usize = 64;
+/// So many connections are accepted at a time.
+const ACCEPTED_MAX: usize = 16;
 /// The first bytes of records of TLS that begin a connection, or refuse one.
 const TLS_ALERT: u8 = 0x15;
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -77,14 +82,15 @@ impl Node {
         let Some(listener) = self.listeners.read().get(&token).cloned() else {
             return;
         };
-        loop {
+        // Others wait to be read: what is left is reported again.
+        for _ in 0..ACCEPTED_MAX {
             match listener.accept() {
-                Ok(fd) => self.accepted(fd, token, &listener),
+                Ok((fd, origin)) => self.accepted(fd, origin, token, &listener),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ECONNABORTED) => {}
                 Err(error) => {
-                    self.note(format!("cannot accept connections for now: {error}"));
+                    self.note(&format!("cannot accept connections for now: {error}"));
                     self.driver.unwatch(listener.fd());
                     listener.paused.store(true, Ordering::SeqCst);
                     self.driver.arm(crate::sync::now() + WITHOUT_DESCRIPTORS);
@@ -103,7 +109,7 @@ impl Node {
         }
     }
 
-    fn accepted(&self, fd: OwnedFd, token: u64, listener: &Listener) {
+    fn accepted(&self, fd: OwnedFd, origin: Option<SocketAddr>, token: u64, listener: &Listener) {
         let half_open: Vec<Arc<Link>> = self
             .connections
             .read()
@@ -116,17 +122,27 @@ impl Node {
         {
             self.fail_link(oldest, "too many connections are in their handshake");
         }
-        if let Err(error) = self.take_up(fd, token, listener) {
-            self.note(format!("a connection cannot be taken up: {error}"));
+        if let Err(error) = self.take_up(fd, origin, token, listener) {
+            self.note(&format!("a connection cannot be taken up: {error}"));
         }
     }
 
-    fn take_up(&self, fd: OwnedFd, token: u64, listener: &Listener) -> Result<(), NodeError> {
+    fn take_up(
+        &self,
+        fd: OwnedFd,
+        origin: Option<SocketAddr>,
+        token: u64,
+        listener: &Listener,
+    ) -> Result<(), NodeError> {
         let mut opening = self.opening(false, listener.inst)?;
         if listener.admits {
             opening.local.assigner = Some(self.assigner(None));
         }
-        self.add_connection(fd, 0, token, opening, listener.is_tls, handshake_time())?;
+        let link = self.new_link(fd, 0, token, &opening);
+        if let Some(origin) = origin {
+            let _ = link.origin.set(origin);
+        }
+        self.start_link(&link, opening, listener.is_tls, handshake_time())?;
         Ok(())
     }
 
@@ -149,6 +165,7 @@ impl Node {
             opening: Box::new(opening),
         };
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        debug!(target: HANDSHAKE, "connection {token}: dialling process {pid} at {}", addresses.replace('\n', ", "));
         let link = Arc::new(Link::new(token, fd, pid, 0, true, true, reading));
         self.watch_link(&link, deadline)?;
         links.insert(pid, link.clone());
@@ -213,11 +230,17 @@ impl Node {
         secured: bool,
         deadline: Instant,
     ) -> std::io::Result<Arc<Link>> {
-        let dialled = opening.initiates;
+        let link = self.new_link(fd, peer, listener, &opening);
+        self.start_link(&link, opening, secured, deadline)?;
+        Ok(link)
+    }
+
+    fn new_link(&self, fd: OwnedFd, peer: ProcId, listener: u64, opening: &Opening) -> Arc<Link> {
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
         // Behind a socket that Python has made there may be a pump.
         let direct = listener != 0;
-        let link = Arc::new(Link::new(
+        let dialled = opening.initiates;
+        Arc::new(Link::new(
             token,
             fd,
             peer,
@@ -225,11 +248,23 @@ impl Node {
             dialled,
             direct,
             Reading::Closed,
-        ));
-        let begun = self.begin(&link, opening, secured, deadline);
+        ))
+    }
+
+    fn start_link(
+        &self,
+        link: &Arc<Link>,
+        opening: Opening,
+        secured: bool,
+        deadline: Instant,
+    ) -> std::io::Result<()> {
+        match link.origin.get() {
+            Some(origin) => debug!(target: HANDSHAKE, "connection {}: accepted from {origin}", link.token),
+            None => debug!(target: HANDSHAKE, "connection {}: begun", link.token),
+        }
+        let begun = self.begin(link, opening, secured, deadline);
         *link.reading.lock() = begun.map_err(std::io::Error::other)?;
-        self.watch_link(&link, deadline)?;
-        Ok(link)
+        self.watch_link(link, deadline)
     }
 
     /// Begins the handshake of a connection that stands, or TLS before it.
@@ -267,6 +302,7 @@ impl Node {
         let Reading::Securing { opening, deadline } = std::mem::replace(reading, Reading::Closed) else {
             return Ok(true);
         };
+        debug!(target: HANDSHAKE, "connection {}: TLS is agreed on", link.token);
         *reading = begin_handshake(link, *opening, binding, deadline);
         Ok(true)
     }
@@ -374,7 +410,9 @@ impl Node {
             return Ok(true);
         };
         let fed = machine.handle_bytes(&buffer[..n]);
+        debug!(target: HANDSHAKE, "connection {}: received {n} bytes, now {:?}", link.token, machine.state());
         while let Some(output) = machine.poll_output() {
+            debug!(target: HANDSHAKE, "connection {}: sends {} bytes", link.token, output.len());
             if !link.send_raw(&output) {
                 return Err("the connection broke in its handshake".to_owned());
             }
@@ -423,6 +461,12 @@ impl Node {
             self.accept_assignment(peer, assignment)?;
         }
         link.opened(peer);
+        debug!(
+            target: HANDSHAKE,
+            "connection {}: process {peer} has proved that it knows the cookie; it has {}",
+            link.token,
+            authenticated.peer_versions()
+        );
         self.watch_life(link);
         if peer == HEAD && self.me() != HEAD {
             self.exit_on_head_loss.store(true, Ordering::SeqCst);
@@ -500,7 +544,7 @@ impl Node {
     pub fn own_address_to(&self, pid: ProcId) -> Option<std::net::IpAddr> {
         let link = self.links.read().get(&pid)?.clone();
         let address = rustix::net::getsockname(link.fd()).ok()?;
-        std::net::SocketAddr::try_from(address).ok().map(|a| a.ip())
+        SocketAddr::try_from(address).ok().map(|a| a.ip())
     }
 
     pub(crate) fn listener_descriptors(&self) -> Vec<i32> {
@@ -513,6 +557,7 @@ impl Node {
 fn begin_handshake(link: &Link, opening: Opening, binding: [u8; 32], deadline: Instant) -> Reading {
     let mut machine = opening.begin(binding);
     if let Some(hello) = machine.poll_output() {
+        debug!(target: HANDSHAKE, "connection {}: sends {} bytes, now {:?}", link.token, hello.len(), machine.state());
         link.send_raw(&hello);
     }
     Reading::Handshake {

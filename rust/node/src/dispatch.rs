@@ -8,11 +8,13 @@ use pydist_proto::codec::Decoder;
 use pydist_proto::ids::{HEAD, ProcId};
 use pydist_proto::machine::{Machine, Output};
 use pydist_proto::message::{Member, Message};
+use tracing::{debug, trace};
 
 use crate::death::{Dying, STATUS_WAIT};
 use crate::inbox::Item;
 use crate::link::{Came, Link, Reading};
 use crate::liveness::{SILENCE, WORD_OF_HEAD};
+use crate::log::{CONNECTIONS, HANDSHAKE, MEMBERS, MESSAGES, name_of};
 use crate::node::{Arrival, Node, TELL_AFTER};
 use crate::poll::{Event, TIMER, WAKER};
 use crate::shared::Received;
@@ -114,6 +116,7 @@ impl Node {
             Output::Exit => self.push_item(Item::Exit),
             Output::WorkerReady(member) => self.worker_ready(member),
             Output::Joined(pid) => {
+                debug!(target: MEMBERS, "process {pid} has joined");
                 // The one that came later dials.
                 let machine = self.machine.lock();
                 let wanted = machine.topology().eager && pid != HEAD && machine.is_connected_to(pid);
@@ -124,6 +127,7 @@ impl Node {
                 self.members_changed();
             }
             Output::Left(pid) => {
+                debug!(target: MEMBERS, "process {pid} has left");
                 self.members_changed();
                 if let Some(link) = self.links.write().remove(&pid) {
                     self.retire(&link);
@@ -301,6 +305,7 @@ impl Node {
                 Ok(None) => return Ok(()),
                 Ok(Some(Message::Heartbeat(beat))) => self.handle_heartbeat(link, beat),
                 Ok(Some(message)) => {
+                    trace!(target: MESSAGES, "{} from process {peer}", name_of(&message));
                     self.messages_received.fetch_add(1, Ordering::Relaxed);
                     match message {
                         Message::Unmapped { files } => self.handle_unmapped(link.token, &files),
@@ -309,7 +314,7 @@ impl Node {
                     }
                 }
                 Err(error) => {
-                    self.note(format!("process {peer} broke the protocol: {error}"));
+                    self.note(&format!("process {peer} broke the protocol: {error}"));
                     return Err(error.to_string());
                 }
             }
@@ -330,8 +335,12 @@ impl Node {
         if self.is_closing() {
             return;
         }
-        if !link.is_open() {
-            self.note(format!("a connection was refused: {reason}"));
+        if link.is_open() {
+            debug!(target: CONNECTIONS, "the connection to process {peer} has ended: {reason}");
+        } else if link.dialled {
+            debug!(target: HANDSHAKE, "connection {} to process {peer} has failed: {reason}", link.token);
+        } else {
+            self.note_refusal(link, reason);
         }
         if peer == 0 {
             return;
@@ -432,6 +441,7 @@ impl Node {
             Ok(None) => return,
             _ => return self.defer(pid, message),
         };
+        trace!(target: MESSAGES, "{} to process {pid}", name_of(&message));
         let encoded = pydist_proto::frame::encode(message);
         let body = encoded.body.into_body();
         if self.send_shared_body(pid, &link, encoded.header, &body) {

@@ -4,10 +4,12 @@ use std::ffi::CString;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// What a worker removes: its socket, and, where the head is gone, the head's and their folder once it is empty.
+/// What a worker removes: its socket, and, where the head is gone, the head's, the file with the cookie, and their
+/// folder once it is empty.
 struct Leftovers {
     own: CString,
     head: CString,
+    cookie: CString,
     folder: CString,
 }
 
@@ -25,13 +27,19 @@ pub(crate) fn prepare(address: &str) {
     let Some(folder) = Path::new(path).parent().and_then(Path::to_str) else {
         return;
     };
-    let (own, head, folder) = (
+    let (own, head, cookie, folder) = (
         CString::new(path),
         CString::new(format!("{folder}/1")),
+        CString::new(format!("{folder}/cookie")),
         CString::new(folder),
     );
-    if let (Ok(own), Ok(head), Ok(folder)) = (own, head, folder) {
-        let _ = LEFTOVERS.set(Leftovers { own, head, folder });
+    if let (Ok(own), Ok(head), Ok(cookie), Ok(folder)) = (own, head, cookie, folder) {
+        let _ = LEFTOVERS.set(Leftovers {
+            own,
+            head,
+            cookie,
+            folder,
+        });
     }
 }
 
@@ -62,6 +70,7 @@ pub(crate) fn end_with_group() -> ! {
             // It may live, and have ended the connection to this worker alone.
             if !listens(&leftovers.head) {
                 libc::unlink(leftovers.head.as_ptr());
+                libc::unlink(leftovers.cookie.as_ptr());
                 // Fails while other workers still have their sockets there.
                 libc::rmdir(leftovers.folder.as_ptr());
             }

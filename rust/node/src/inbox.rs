@@ -42,8 +42,8 @@ pub enum Item {
     Silent(ProcId),
     /// A process asks what this one runs and waits for.
     Stacks(ProcId, u64),
-    /// Something for the log.
-    Note(String),
+    /// Events wait for the log, and no thread of Python takes them.
+    Log,
     /// A worker that dialled in at a listener by itself has joined: its id and the listener's token.
     Joined(ProcId, u64),
     /// Python is to connect a socket to a worker by the transport of its manager.
@@ -367,7 +367,7 @@ impl Inbox {
                 | Item::Members
                 | Item::Silent(_)
                 | Item::Stacks(..)
-                | Item::Note(_)
+                | Item::Log
                 | Item::Joined(..)
                 | Item::Connect(..)
                 | Item::Exit

@@ -14,6 +14,7 @@ mod lanes;
 mod link;
 mod listener;
 mod liveness;
+mod log;
 mod node;
 mod opening;
 mod outgoing;

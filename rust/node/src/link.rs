@@ -3,6 +3,7 @@
 use crate::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -93,6 +94,8 @@ pub(crate) struct Link {
     pub(crate) dialled: bool,
     /// The token of the listener that accepted it, or 0.
     pub(crate) listener: u64,
+    /// The address from which it came, where it was accepted over TCP.
+    pub(crate) origin: OnceLock<SocketAddr>,
     pub(crate) reading: Mutex<Reading>,
     /// An event came while another thread was reading.
     pub(crate) again: AtomicBool,
@@ -148,6 +151,7 @@ impl Link {
             session: OnceLock::new(),
             dialled,
             listener,
+            origin: OnceLock::new(),
             reading: Mutex::new(reading),
             again: AtomicBool::new(false),
             hung_up: AtomicBool::new(false),

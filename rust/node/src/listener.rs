@@ -19,6 +19,9 @@ const KEEPALIVE_COUNT: u32 = 3;
 /// Bytes that were sent and are not acknowledged for this long end the connection, in milliseconds.
 const UNACKNOWLEDGED_MAX: u32 = 30_000;
 
+/// So many connections may wait to be accepted: a genuine one is to find room beside those of a flood.
+const BACKLOG: i32 = 4096;
+
 /// An address that the core dials. Names are resolved before it comes here, where nothing may block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -139,6 +142,11 @@ impl Listener {
             }
         };
         let paused = AtomicBool::new(false);
+        let fd = match &socket {
+            Socket::Unix(listener) => listener.as_fd(),
+            Socket::Tcp(listener) => listener.as_fd(),
+        };
+        rustix::net::listen(fd, BACKLOG)?;
         let listener = Listener {
             socket,
             inst,
@@ -149,19 +157,19 @@ impl Listener {
         Ok((listener, bound))
     }
 
-    /// Accepts one connection.
-    pub(crate) fn accept(&self) -> std::io::Result<OwnedFd> {
+    /// Accepts one connection; tells from where it came, over TCP.
+    pub(crate) fn accept(&self) -> std::io::Result<(OwnedFd, Option<SocketAddr>)> {
         match &self.socket {
             Socket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
                 stream.set_nonblocking(true)?;
-                Ok(stream.into())
+                Ok((stream.into(), None))
             }
             Socket::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
+                let (stream, origin) = listener.accept()?;
                 stream.set_nonblocking(true)?;
                 tune(stream.as_fd())?;
-                Ok(stream.into())
+                Ok((stream.into(), Some(origin)))
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::driver::Driver;
 use crate::inbox::{Executor, Inbox, Item, Pushed, Taken};
 use crate::link::Link;
 use crate::listener::Listener;
+use crate::log::{Limit, Refusals};
 use crate::parker::Parked;
 use crate::shared::Sharing;
 use crate::stacks::Stacks;
@@ -89,6 +90,8 @@ pub struct StatsSnapshot {
     pub executors: usize,
     /// Messages that were dropped since they came too late, or twice.
     pub messages_dropped: u64,
+    /// Connections that were accepted and not let in.
+    pub connections_refused: u64,
 }
 
 /// One process of the cluster.
@@ -141,8 +144,8 @@ pub struct Node {
     pub(crate) closed_messages: AtomicU64,
     pub(crate) closing: AtomicBool,
     pub(crate) exit_on_head_loss: AtomicBool,
-    /// When something was last written to the log, and how much was left out since.
-    pub(crate) noted: Mutex<(Option<Instant>, u64)>,
+    pub(crate) noted: Mutex<Limit>,
+    pub(crate) refusals: Mutex<Refusals>,
     /// Why the connection to the head could not be made.
     pub(crate) head_error: Mutex<Option<String>>,
     /// The pipe whose other end only the parent has.
@@ -213,6 +216,7 @@ impl Node {
             closing: AtomicBool::new(false),
             exit_on_head_loss: AtomicBool::new(false),
             noted: Mutex::default(),
+            refusals: Mutex::default(),
             head_error: Mutex::default(),
             parent: Mutex::default(),
             members_watched: AtomicBool::new(false),
@@ -512,6 +516,7 @@ impl Node {
         let machine = self.machine.lock();
         let (counts, messages_dropped) = (machine.counts(), machine.strays());
         drop(machine);
+        let connections_refused = self.refusals.lock().total;
         let links = self.connections.read();
         StatsSnapshot {
             counts,
@@ -533,29 +538,8 @@ impl Node {
             share_fallbacks: self.sharing.fallbacks.load(Ordering::Relaxed),
             executors: self.inbox.executors(),
             messages_dropped,
+            connections_refused,
         }
-    }
-
-    /// Has something written to the log, at most once a second; what is left out is counted.
-    pub(crate) fn note(&self, text: String) {
-        let mut noted = self.noted.lock();
-        let now = crate::sync::now();
-        if noted
-            .0
-            .is_some_and(|last| now.duration_since(last) < Duration::from_secs(1))
-        {
-            noted.1 += 1;
-            return;
-        }
-        let left_out = std::mem::take(&mut noted.1);
-        noted.0 = Some(now);
-        drop(noted);
-        let text = if left_out == 0 {
-            text
-        } else {
-            format!("{text} ({left_out} such lines left out)")
-        };
-        self.push_item(Item::Note(text));
     }
 
     /// Has Python hear of every process that joins or leaves from now on.

@@ -78,6 +78,7 @@ impl Node {
         self.look_for_stuck_stacks(now);
         self.look_for_deaths(now);
         self.end_slow_handshakes(now);
+        self.tell_refusals(now);
     }
 
     /// After a large number of calls or references the system gets their memory back.

@@ -6,9 +6,11 @@ use pydist_proto::ids::{ProcId, RefId, RemoteRef};
 use pydist_proto::machine::{CallError, Watch};
 use pydist_proto::message::{CallMode, RefOp, Status};
 use pydist_proto::record::{Outcome, Want};
+use tracing::debug;
 
 use crate::inbox::Item;
 use crate::link::SendError;
+use crate::log::CALLS;
 use crate::node::Node;
 use crate::waiter::Wake;
 
@@ -76,6 +78,7 @@ impl Node {
         wake: Wake,
     ) -> Result<u64, CallFailed> {
         let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
+        debug!(target: CALLS, "call {id} to process {pid} is sent; its value is to come back");
         self.send_payload(pid, Header::call(id, CallMode::Fetch).in_lane(lane), payload)
             .inspect_err(|_| self.with_machine(|machine| machine.forget_op(id)))?;
         Ok(id)
@@ -96,6 +99,7 @@ impl Node {
     pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
         self.keep_up();
         let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
+        debug!(target: CALLS, "call {} to process {pid} is sent; its value is to stay there", id.id);
         self.bursting(|| self.send_payload(pid, Header::call(id.id, CallMode::Future), payload))
             .inspect_err(|_| self.with_machine(|machine| machine.forget_future(id)))?;
         Ok(id)
@@ -104,6 +108,7 @@ impl Node {
     /// Calls without an answer.
     pub fn call_do(&self, pid: ProcId, payload: Payload<'_>) -> Result<(), CallFailed> {
         let id = self.with_machine(|machine| machine.open_do(pid, payload.refs))?;
+        debug!(target: CALLS, "call {id} to process {pid} is sent; nothing is to come back");
         self.bursting(|| self.send_payload(pid, Header::call(id, CallMode::Do), payload))
     }
 
@@ -161,6 +166,7 @@ impl Node {
     /// A call that was taken is about to run; false where it was cancelled.
     pub fn begin_call(&self, src: ProcId, id: u64) -> bool {
         let wanted = self.with_machine(|machine| machine.begin(src, id));
+        debug!(target: CALLS, "call {id} of process {src} {}", if wanted { "starts" } else { "was cancelled" });
         if !wanted {
             self.leave_lane(src, id);
         }
@@ -180,6 +186,7 @@ impl Node {
         status: Status,
         payload: Payload<'_>,
     ) -> Result<(), CallFailed> {
+        debug!(target: CALLS, "call {id} of process {src} has ended: {status:?}");
         let sent = self.answering(|| {
             if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
                 self.send_payload(src, Header::result(id, status), payload)
@@ -193,12 +200,14 @@ impl Node {
 
     /// Keeps the value of the call behind a future.
     pub fn answer_future(&self, src: ProcId, id: u64, status: Status, body: Body) {
+        debug!(target: CALLS, "call {id} of process {src} has ended: {status:?}");
         self.answering(|| self.with_machine(|machine| machine.finish_future(src, id, status, body)));
         self.leave_lane(src, id);
     }
 
     /// A call without an answer has ended.
     pub fn answer_do(&self, src: ProcId, id: u64) {
+        debug!(target: CALLS, "call {id} of process {src} has ended");
         self.with_machine(|machine| machine.finish(src, id, &[]));
         self.leave_lane(src, id);
     }

@@ -94,7 +94,7 @@ impl Node {
             .name("pydist-stacks".to_owned())
             .spawn(move || node.answer_without_python(now));
         if let Err(error) = spawned {
-            self.note(format!("the stacks of a stuck process cannot be had: {error}"));
+            self.note(&format!("the stacks of a stuck process cannot be had: {error}"));
         }
     }
 

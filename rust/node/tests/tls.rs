@@ -12,11 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pydist_node::inbox::Item;
 use pydist_node::{CallFailed, Node, Payload, TlsFiles};
 use pydist_proto::message::Member;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use support::{PATIENCE, bytes, call, echo, eventually, folder, node, payload};
+use support::{PATIENCE, bytes, call, echo, events, eventually, folder, node, payload};
 
 const COOKIE: [u8; 32] = [9; 32];
 const TAG: [u8; 16] = [4; 16];
@@ -335,6 +334,7 @@ fn f56_what_is_no_tls_is_closed_and_a_genuine_worker_joins() {
 
 #[test]
 fn f56_bytes_before_tls_is_agreed_on_are_few() {
+    events::keep();
     let (head, address) = head();
     let mut socket = connect(&address);
     // A hello of 60,000 bytes that comes in records of one byte each.
@@ -344,15 +344,10 @@ fn f56_bytes_before_tls_is_agreed_on_are_few() {
     ]
     .concat();
     let _ = socket.write_all(&begun);
+    let said = format!("refused a connection from {}: ", socket.local_addr().unwrap());
     assert!(read_all(socket).is_empty());
-    let executor = head.register_executor(true);
-    let note = loop {
-        if let Item::Note(text) = head.next_item(&executor, true).unwrap().item {
-            break text;
-        }
-    };
-    head.unregister_executor(&executor);
-    assert!(note.contains("more than 32768 bytes before TLS"), "{note}");
+    eventually("a line in the log", || !events::told(&said).is_empty());
+    assert!(events::told(&said)[0].contains("more than 32768 bytes before TLS"));
     head.close();
 }
 

@@ -85,8 +85,9 @@ impl Executor {
     ///
     /// Returns (kind, whether another thread is to be started, what): "call" with (src, id, mode, data, buffers, hold);
     /// "plain call" with ((src, id), mode, function, arguments) of one that has been unpickled; "local", "export" and "freed" with the id of a reference, "interrupt" with None or (src, id), "members", "joined"
-    /// with (id, listener) of a worker, "connect" with (id, descriptor), "exit", "stop", and "signal" after a signal
-    /// whose handler did not raise; "lost call" with (src, id, mode, error) where there was no memory for it; "refused call" and "refused local" for those that are not to run since no thread
+    /// with (id, listener) of a worker, "connect" with (id, descriptor), "log" where `next_events` has some, "exit",
+    /// "stop", and "signal" after a signal whose handler did not raise; "lost call" with (src, id, mode, error) where
+    /// there was no memory for it; "refused call" and "refused local" for those that are not to run since no thread
     /// is left.
     fn next(&self, py: Python<'_>, may_lead: bool) -> PyResult<(&'static str, bool, Py<PyAny>)> {
         let node = match node() {
@@ -149,7 +150,7 @@ impl Executor {
                 lonely,
                 (src, req).into_pyobject(py)?.into_any().unbind(),
             ),
-            Item::Note(text) => ("note", lonely, text.into_pyobject(py)?.into_any().unbind()),
+            Item::Log => ("log", lonely, none),
             Item::Joined(pid, listener) => (
                 "joined",
                 lonely,

@@ -7,6 +7,7 @@ mod errors;
 mod executor;
 mod fork;
 mod lifecycle;
+mod logs;
 mod names;
 mod outcome;
 mod output;
@@ -51,6 +52,8 @@ mod _core {
         set_heartbeat, set_topology, set_worker_ospid, start, stats, take_ids, use_tls_files, use_transport,
         wait_open, watch_members, worker_arrived,
     };
+    #[pymodule_export]
+    use super::logs::{keep_events, next_events, stop_events};
     #[pymodule_export]
     use super::names::know_names;
     #[pymodule_export]

@@ -51,6 +51,11 @@ pub(crate) fn node_for_drop() -> Option<&'static Arc<Node>> {
     }
 }
 
+/// Whether this is a forked child of a process of the cluster.
+pub(crate) fn is_forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
+
 /// Runs something without the interpreter.
 ///
 /// A thread that comes back after the end of the process has begun stays asleep: taking the interpreter then
@@ -441,6 +446,7 @@ pub(crate) fn stats(py: Python<'_>) -> PyResult<BTreeMap<&'static str, u64>> {
         ("share_fallbacks", s.share_fallbacks),
         ("threads", s.executors as u64),
         ("messages_dropped", s.messages_dropped),
+        ("connections_refused", s.connections_refused),
     ]))
 }
 

@@ -60,6 +60,13 @@ pub struct Versions {
     pub package: String,
 }
 
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor, micro) = self.python;
+        write!(f, "CPython {major}.{minor}.{micro} and pydist {}", self.package)
+    }
+}
+
 /// What the head gives a process that knows the cookie alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assignment {
@@ -175,6 +182,14 @@ impl Handshake {
         match self {
             Handshake::Initiator(Initiator(driver)) => driver.poll_output(),
             Handshake::Acceptor(Acceptor(driver)) => driver.poll_output(),
+        }
+    }
+
+    /// The name of the state, or the error, for logs.
+    pub fn state(&self) -> &dyn fmt::Debug {
+        match self {
+            Handshake::Initiator(Initiator(driver)) => driver,
+            Handshake::Acceptor(Acceptor(driver)) => driver,
         }
     }
 
