@@ -7,12 +7,12 @@ TYPE_CHECKING = False  # not from typing, whose import takes longer than that of
 if TYPE_CHECKING:
     from ._abstract_channel import AbstractChannel
     from ._abstract_pool import AbstractWorkerPool
+    from ._block import cluster
     from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_wait
     from ._channels import RRID, Channel, RemoteChannel, channel_from_id, remoteref_id
     from ._cluster import (
         addprocs,
         check_same_host,
-        cluster,
         cluster_cookie,
         interrupt,
         myid,
@@ -150,11 +150,11 @@ __all__ = [
 _HOMES = {
     "_abstract_channel": "AbstractChannel",
     "_abstract_pool": "AbstractWorkerPool",
+    "_block": "cluster",
     "_calls": "remote remote_do remotecall remotecall_fetch remotecall_wait",
     "_channels": "RRID Channel RemoteChannel channel_from_id remoteref_id",
     "_cluster": (
-        "addprocs check_same_host cluster cluster_cookie interrupt myid nprocs nworkers procs "
-        "rmprocs stats workers"
+        "addprocs check_same_host cluster_cookie interrupt myid nprocs nworkers procs rmprocs stats workers"
     ),
     "_core": "__version__",
     "_distributed": "distributed",

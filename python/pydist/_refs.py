@@ -175,6 +175,13 @@ class Future(Reference):
             _local_calls.pop(self.id, None)
         return self._ref.cancel()
 
+    def cancel_call(self) -> None:
+        """Cancels the call of this process that is to set the value, without waiting for word of it."""
+        if self.where == _core.me():
+            self.cancel()
+        elif self.whence == _core.me():
+            _core.cancel_fetch(self.id)
+
     def _failed(self) -> bool:
         """Whether the call behind it, which has ended, raised."""
         return self._outcome[1] is not None if self._done else self._ref.has_failed()
