@@ -79,6 +79,16 @@ class Future(Reference):
         state = "done" if self._done else "pending"
         return f"<Future {self.whence}.{self.id} on process {self.where}, {state} here>"
 
+    def _repr_html_(self) -> str:
+        from . import _html
+
+        facts: dict[str, object] = {"process": self.where, "state": "pending here"}
+        if self._done:
+            value, error = self._outcome
+            facts["state"] = "done" if error is None else "failed"
+            facts["value" if error is None else "error"] = value if error is None else error
+        return _html.card(f"Future {self.whence}.{self.id}", facts)
+
     def fetch(self, timeout: float | None = None) -> Any:
         """Waits for the value and returns it; it is kept here, and the owner lets go of it.
 

@@ -171,6 +171,20 @@ class _Engine:
         with contextlib.suppress(RuntimeError):
             self._queue.push(WAKE)
 
+    def facts(self) -> dict[str, object]:
+        """What it has and does, by name."""
+        from . import _html
+
+        with self._lock:
+            state = "broken" if self._broken is not None else "shut down" if self._closed else "open"
+            pids, running, waiting = list(self._pids), len(self._running), len(self._pending)
+        return {
+            "state": state,
+            "workers": _html.several(pids),
+            "calls running": running,
+            "calls waiting": waiting,
+        }
+
     def is_usable(self) -> bool:
         """Whether it takes calls."""
         with self._lock:
@@ -397,6 +411,13 @@ class Executor(StandardExecutor):
         self._engine: _Engine | None = None
         self._shut = False
         self._lock = threading.Lock()
+
+    def _repr_html_(self) -> str:
+        from . import _html
+
+        engine = self._engine
+        facts = {"state": "not begun"} if engine is None else engine.facts()
+        return _html.card(f"{type(self).__name__} of {self._max_workers} workers", facts)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Has a worker call a function.
