@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ._streams import RandomStreams, random_streams
     from ._sync import sync
     from ._tls import TlsFiles
+    from ._trace import trace
     from ._transport import init_worker, process_messages, start_worker, worker_id_from_socket
     from ._upload import sync_dir, upload
     from .executor import Executor
@@ -140,6 +141,7 @@ __all__ = [
     "stats",
     "sync",
     "sync_dir",
+    "trace",
     "unregister_by_value",
     "upload",
     "wait",
@@ -178,6 +180,7 @@ _HOMES = {
     "_streams": "RandomStreams random_streams",
     "_sync": "sync",
     "_tls": "TlsFiles",
+    "_trace": "trace",
     "_transport": "init_worker process_messages start_worker worker_id_from_socket",
     "_upload": "sync_dir upload",
     "executor": "Executor",

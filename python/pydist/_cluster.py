@@ -265,6 +265,8 @@ def _catch_up(started: list[int], pooled: bool = True) -> list[LaunchWorkerError
     """Has new workers run what persists; `pooled` adds them to the default pool. Removes those that fail."""
     from . import _pools
 
+    if _session.trace is not None:
+        _session.trace.take_up(started)
     failures = []
     # What nobody has imported has nothing that persists.
     everywhere = sys.modules.get(f"{__package__}._everywhere")
@@ -366,6 +368,8 @@ def rmprocs(*pids: Any, waitfor: float | None = None) -> Removal | None:
         if pid >= _core.next_id():
             raise ValueError(f"there is no process {pid} in this cluster")
     _await_known(chosen)
+    if _session.trace is not None:
+        _session.trace.collect_before_end(chosen)
     with _lock:
         workers = [_workers[pid] for pid in chosen if pid in _workers]
         for worker in workers:

@@ -162,8 +162,10 @@ def _run_plain_call(
     running = value = None
     try:
         try:
-            if not executor.begin(key):
-                return
+            if (begun := executor.begin(key)) is not True:
+                if begun is not None:
+                    return
+                _imports.load("_trace").note_name(key, f, args)
             value = f(*args)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)
@@ -231,8 +233,10 @@ def _call(
     try:
         try:
             # Nothing comes between this and the call itself, lest another one start first.
-            if not executor.begin(key):
-                raise _NotWanted
+            if (begun := executor.begin(key)) is not True:
+                if begun is not None:
+                    raise _NotWanted
+                _imports.load("_trace").note_name(key, f, args)
             value = f(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)

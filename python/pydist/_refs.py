@@ -405,6 +405,8 @@ def finish_local_call(future: Future, value: Any, error: BaseException | None) -
     """A call to this process itself has ended."""
     if error is not None:
         error = local_exception(error, _core.me())
+        if _session.failed is not None:
+            _session.failed.append(future.id)
     if future._ref.finish():
         future._settle_local(value, error)
 

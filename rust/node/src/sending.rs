@@ -10,6 +10,7 @@ use pydist_proto::record::{Outcome, Want};
 use crate::inbox::Item;
 use crate::link::SendError;
 use crate::node::Node;
+use crate::trace::Kind;
 use crate::waiter::Wake;
 
 /// Why a call could not be made.
@@ -71,6 +72,7 @@ impl Node {
         wake: Wake,
     ) -> Result<u64, CallFailed> {
         let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
+        self.trace.note(Kind::Sent, CallMode::Fetch as u8, pid, id);
         self.send_payload(pid, Header::call(id, CallMode::Fetch).in_lane(lane), payload)
             .inspect_err(|error| self.not_sent(id, error))?;
         Ok(id)
@@ -91,6 +93,7 @@ impl Node {
     pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
         self.keep_up();
         let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
+        self.trace.note(Kind::Sent, CallMode::Future as u8, pid, id.id);
         self.bursting(|| self.send_payload(pid, Header::call(id.id, CallMode::Future), payload))
             .inspect_err(|_| self.with_machine(|machine| machine.release(id)))?;
         Ok(id)
@@ -99,6 +102,7 @@ impl Node {
     /// Calls without an answer.
     pub fn call_do(&self, pid: ProcId, payload: Payload<'_>) -> Result<(), CallFailed> {
         let id = self.with_machine(|machine| machine.open_do(pid, payload.refs))?;
+        self.trace.note(Kind::Sent, CallMode::Do as u8, pid, id);
         self.bursting(|| self.send_payload(pid, Header::call(id, CallMode::Do), payload))
     }
 
@@ -159,7 +163,9 @@ impl Node {
     /// A call that was taken is about to run; false where it was cancelled.
     pub fn begin_call(&self, src: ProcId, id: u64) -> bool {
         let wanted = self.with_machine(|machine| machine.begin(src, id));
-        if !wanted {
+        if wanted {
+            self.trace.note(Kind::Started, 0, src, id);
+        } else {
             self.leave_lane(src, id);
         }
         wanted
@@ -178,6 +184,7 @@ impl Node {
         status: Status,
         payload: Payload<'_>,
     ) -> Result<(), CallFailed> {
+        self.trace.note(Kind::Ended, status as u8, src, id);
         let sent = self.answering(|| {
             if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
                 self.send_payload(src, Header::result(id, status), payload)
@@ -191,12 +198,14 @@ impl Node {
 
     /// Keeps the value of the call behind a future.
     pub fn answer_future(&self, src: ProcId, id: u64, status: Status, body: Body) {
+        self.trace.note(Kind::Ended, status as u8, src, id);
         self.answering(|| self.with_machine(|machine| machine.finish_future(src, id, status, body)));
         self.leave_lane(src, id);
     }
 
     /// A call without an answer has ended.
-    pub fn answer_do(&self, src: ProcId, id: u64) {
+    pub fn answer_do(&self, src: ProcId, id: u64, status: Status) {
+        self.trace.note(Kind::Ended, status as u8, src, id);
         self.with_machine(|machine| machine.finish(src, id, &[]));
         self.leave_lane(src, id);
     }
@@ -210,6 +219,7 @@ impl Node {
         wake: Wake,
     ) -> Result<u64, CallFailed> {
         let req = self.with_machine(|machine| machine.open_op(target, payload.refs, wake))?;
+        self.trace.note(Kind::Asked, op as u8, target.owner, req);
         self.send_payload(target.owner, Header::ref_op(req, op, target.id), payload)
             .inspect_err(|_| self.with_machine(|machine| machine.forget_op(req)))?;
         Ok(req)
@@ -243,7 +253,9 @@ impl Node {
 
     /// Asks a channel of this process itself; its answer wakes `wake`.
     pub fn ask_own_channel(&self, id: RefId, op: RefOp, body: Body, wake: Wake) -> u64 {
-        self.with_machine(|machine| machine.ask_own_channel(id, op, body, wake))
+        let req = self.with_machine(|machine| machine.ask_own_channel(id, op, body, wake));
+        self.trace.note(Kind::Asked, op as u8, self.me(), req);
+        req
     }
 
     /// Takes a request to a channel back where it still waits; its answer says whether it did.
@@ -334,16 +346,22 @@ impl Node {
     /// Opens a call to this process itself, whose value is to be under the reference.
     pub fn call_local(&self) -> RefId {
         self.keep_up();
-        self.with_machine(|machine| machine.open_local_call())
+        let id = self.with_machine(|machine| machine.open_local_call());
+        self.trace
+            .note(Kind::Sent, CallMode::Future as u8, self.me(), id.id);
+        id
     }
 
     /// Hands a call to this process itself to the executors.
     pub fn queue_local(&self, id: RefId) {
+        self.trace.note(Kind::Arrived, 0, self.me(), id.id);
         self.push_item(Item::Local(id.id));
     }
 
     /// A call to this process itself has ended; false where it was cancelled.
     pub fn finish_local(&self, id: RefId) -> bool {
+        self.trace
+            .note(Kind::Ended, Status::Value as u8, id.whence, id.id);
         self.with_machine(|machine| machine.finish_local_call(id))
     }
 }
