@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ._ipython import load_ipython_extension as load_ipython_extension
     from ._ipython import unload_ipython_extension as unload_ipython_extension
     from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
+    from ._metrics import metrics, serve_metrics
     from ._pmap import pgenerate, pmap
     from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
     from ._refs import Future, as_completed, fetch, wait
@@ -115,6 +116,7 @@ __all__ = [
     "fetchfrom",
     "init_worker",
     "interrupt",
+    "metrics",
     "myid",
     "nprocs",
     "nworkers",
@@ -132,6 +134,7 @@ __all__ = [
     "remotecall_wait",
     "remoteref_id",
     "rmprocs",
+    "serve_metrics",
     "set_default_worker_pool",
     "set_heartbeat",
     "spawn",
@@ -171,6 +174,7 @@ _HOMES = {
     "_heartbeat": "set_heartbeat",
     "_ipython": "load_ipython_extension unload_ipython_extension",
     "_macros": "fetchfrom remotecall_eval spawn spawnat",
+    "_metrics": "metrics serve_metrics",
     "_pmap": "pgenerate pmap",
     "_pools": "CachingPool WorkerPool default_worker_pool set_default_worker_pool",
     "_refs": "Future as_completed fetch wait",

@@ -17,6 +17,7 @@ from . import (
     _interrupts,
     _lines,
     _log,
+    _otel,
     _refs,
     _serialize,
 )
@@ -230,6 +231,9 @@ def _call(
 ) -> tuple[Any, Any]:
     """Calls a function; what goes on as a coroutine is taken up before the call could miss an interrupt."""
     running = value = None
+    run = f
+    if kwargs and _otel.KEY in kwargs:
+        run = _otel.within(f, kwargs)
     try:
         try:
             # Nothing comes between this and the call itself, lest another one start first.
@@ -237,7 +241,7 @@ def _call(
                 if begun is not None:
                     raise _NotWanted
                 _imports.load("_trace").note_name(key, f, args)
-            value = f(*args, **kwargs)
+            value = run(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)
         finally:

@@ -56,6 +56,8 @@ def note_name(key: tuple[int, int], f: Any, args: tuple[Any, ...]) -> None:
         count = 0
         if f is _batches.run:
             f, count = _functions.get(args[0]), len(args[3][0])
+        elif f is _batches.run_single:
+            f, count = _functions.get(args[:2]), 1
         _names.append((*key, _name_of(f), count))
     except Exception:  # an object that hides its attributes
         return
@@ -207,8 +209,11 @@ class Trace:
 
     def _compare_clocks(self, pids: list[int]) -> None:
         """Notes within which bounds the clocks of workers are ahead of that of this process."""
+        until = time.monotonic() + START_SECONDS
         for pid in pids:
             for _ in range(PINGS):
+                if time.monotonic() > until:  # many are busy: the calls themselves tell enough
+                    return
                 before = _core.trace_clock()
                 try:
                     there = self._call(_core.trace_clock, pid).fetch(PING_SECONDS)

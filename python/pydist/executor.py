@@ -16,7 +16,7 @@ from concurrent.futures import Executor as StandardExecutor
 from concurrent.futures import Future as StandardFuture
 from typing import Any, TypeVar
 
-from . import _calls, _cluster, _core, _refs, _session
+from . import _calls, _cluster, _core, _otel, _refs, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._errors import LaunchWorkerError, ProcessExitedException
 from ._remote_error import RemoteException
@@ -435,6 +435,7 @@ class Executor(StandardExecutor):
             RuntimeError: after `shutdown`, or at the end of the interpreter.
         """
         future: Future[T] = Future()
+        kwargs.update(_otel.carried())
         self._begun().submit(_Task(future, fn, args, kwargs))
         return future
 

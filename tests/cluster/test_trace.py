@@ -173,10 +173,12 @@ def test_maps_are_recorded_by_batches(workers):
     with d.trace() as trace:
         assert d.pmap(math.factorial, range(200)) == [math.factorial(n) for n in range(200)]
         assert d.pmap(pause, range(10)) == list(range(10))
+        assert d.pmap(abs, range(10), batch_size=1) == list(range(10))
     batches = named(trace, "factorial")
     assert sum(batch.elements for batch in batches) >= 200
     assert {batch.callee for batch in batches} <= set(workers)
     assert sum(batch.elements for batch in named(trace, "pause")) >= 10
+    assert [batch.elements for batch in named(trace, "abs")] == [1] * 10
     check_order(trace.calls)
     check_file(trace.events, workers)
 
