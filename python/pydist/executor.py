@@ -332,9 +332,9 @@ def _start(count: int, params: dict[str, Any]) -> list[int]:
 
 def _as_raised_there(error: BaseException) -> BaseException:
     """The original of an exception, with the traceback of the worker as its cause."""
-    if not isinstance(error, RemoteException) or error.captured is None:
+    original = error._info.captured if isinstance(error, RemoteException) else None
+    if not isinstance(error, RemoteException) or original is None:
         return error
-    original = error.captured
     cause = RemoteTraceback(error.remote_traceback)
     cause.__cause__, cause.__context__ = original.__cause__, original.__context__
     original.__cause__ = cause
