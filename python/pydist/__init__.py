@@ -7,12 +7,12 @@ TYPE_CHECKING = False  # not from typing, whose import takes longer than that of
 if TYPE_CHECKING:
     from ._abstract_channel import AbstractChannel
     from ._abstract_pool import AbstractWorkerPool
+    from ._block import cluster
     from ._calls import remote, remote_do, remotecall, remotecall_fetch, remotecall_wait
     from ._channels import RRID, Channel, RemoteChannel, channel_from_id, remoteref_id
     from ._cluster import (
         addprocs,
         check_same_host,
-        cluster,
         cluster_cookie,
         interrupt,
         myid,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from ._ipython import load_ipython_extension as load_ipython_extension
     from ._ipython import unload_ipython_extension as unload_ipython_extension
     from ._macros import fetchfrom, remotecall_eval, spawn, spawnat
+    from ._metrics import metrics, serve_metrics
     from ._pmap import pgenerate, pmap
     from ._pools import CachingPool, WorkerPool, default_worker_pool, set_default_worker_pool
     from ._refs import Future, as_completed, fetch, wait
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from ._streams import RandomStreams, random_streams
     from ._sync import sync
     from ._tls import TlsFiles
+    from ._trace import trace
     from ._transport import init_worker, process_messages, start_worker, worker_id_from_socket
     from ._upload import sync_dir, upload
     from .executor import Executor
@@ -116,6 +118,7 @@ __all__ = [
     "fetchfrom",
     "init_worker",
     "interrupt",
+    "metrics",
     "myid",
     "nprocs",
     "nworkers",
@@ -133,6 +136,7 @@ __all__ = [
     "remotecall_wait",
     "remoteref_id",
     "rmprocs",
+    "serve_metrics",
     "set_default_worker_pool",
     "set_heartbeat",
     "spawn",
@@ -142,6 +146,7 @@ __all__ = [
     "stats",
     "sync",
     "sync_dir",
+    "trace",
     "unregister_by_value",
     "upload",
     "wait",
@@ -152,11 +157,11 @@ __all__ = [
 _HOMES = {
     "_abstract_channel": "AbstractChannel",
     "_abstract_pool": "AbstractWorkerPool",
+    "_block": "cluster",
     "_calls": "remote remote_do remotecall remotecall_fetch remotecall_wait",
     "_channels": "RRID Channel RemoteChannel channel_from_id remoteref_id",
     "_cluster": (
-        "addprocs check_same_host cluster cluster_cookie interrupt myid nprocs nworkers procs "
-        "rmprocs stats workers"
+        "addprocs check_same_host cluster_cookie interrupt myid nprocs nworkers procs rmprocs stats workers"
     ),
     "_core": "__version__",
     "_distributed": "distributed",
@@ -171,6 +176,7 @@ _HOMES = {
     "_heartbeat": "set_heartbeat",
     "_ipython": "load_ipython_extension unload_ipython_extension",
     "_macros": "fetchfrom remotecall_eval spawn spawnat",
+    "_metrics": "metrics serve_metrics",
     "_pmap": "pgenerate pmap",
     "_pools": "CachingPool WorkerPool default_worker_pool set_default_worker_pool",
     "_refs": "Future as_completed fetch wait",
@@ -180,6 +186,7 @@ _HOMES = {
     "_streams": "RandomStreams random_streams",
     "_sync": "sync",
     "_tls": "TlsFiles",
+    "_trace": "trace",
     "_transport": "init_worker process_messages start_worker worker_id_from_socket",
     "_upload": "sync_dir upload",
     "executor": "Executor",

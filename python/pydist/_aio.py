@@ -87,6 +87,9 @@ class _Hub:
         watch = future._ref.tell(self._queue, key, True)
         try:
             await waiter
+        except asyncio.CancelledError:
+            future.cancel_call()
+            raise
         finally:
             if self._waiting.pop(key, None) is not None:
                 if watch is not None and future._ref.untell(watch):
@@ -131,8 +134,23 @@ class _Hub:
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub] = weakref.WeakKeyDictionary()
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The loop of asyncio, or of what stands in for it, that runs on this thread.
+
+    Raises:
+        RuntimeError: there is none.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "no event loop of asyncio runs on this thread; under trio, wait in a thread: "
+            "await anyio.to_thread.run_sync(future.fetch)"
+        ) from None
+
+
 def _hub() -> _Hub:
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
     hub = _hubs.get(loop)
     if hub is None:
         hub = _hubs[loop] = _Hub(loop)

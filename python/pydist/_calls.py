@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 import types
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from . import _core, _function_cache, _log, _refs, _serialize, _session
+from . import _core, _function_cache, _log, _otel, _refs, _serialize, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._refs import Future
 
 T = TypeVar("T")
 
 _turns = itertools.count()
+_modules = sys.modules
 
 
 def _dump(f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bytes, list[Any], list[Any]]:
@@ -98,6 +100,8 @@ def remotecall(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) 
     >>> d.remotecall(pow, d.workers()[0], 2, 5).fetch()
     32
     """
+    if "opentelemetry.trace" in _modules:
+        kwargs.update(_otel.carried())
     if not kwargs:
         ref = _core.plain_future(f, where, args)
         if ref is not None:
@@ -118,15 +122,16 @@ def _remotecall(f: Callable[..., Any], where: Any, args: tuple[Any, ...], kwargs
 def same_call(f: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[int], Future]:
     """Makes one call on each process it is given: pickled once, with one copy of large buffers for all."""
     sent: tuple[bytes, _core.Shared] | None = None
+    kwargs = _otel.carried()
 
     def call(pid: int) -> Future:
         nonlocal sent
         if pid == _core.me():
-            return _remotecall(f, pid, args, {})
+            return _remotecall(f, pid, args, dict(kwargs))
         if sent is None:
-            data, buffers, refs = _dump(f, args, {})
+            data, buffers, refs = _dump(f, args, kwargs)
             if refs:  # what a future pickles to depends on whether its value has come
-                return _remotecall(f, pid, args, {})
+                return _remotecall(f, pid, args, dict(kwargs))
             sent = data, _core.share(buffers)
         return _refs.wrap(_core.call_future(pid, *sent, []))
 
@@ -162,6 +167,8 @@ def remotecall_fetch(f: Callable[..., T], where: Any, /, *args: Any, **kwargs: A
     >>> d.remotecall_fetch(sorted, d.workers()[0], [3, 1, 2], reverse=True)
     [3, 2, 1]
     """
+    if "opentelemetry.trace" in _modules:
+        kwargs.update(_otel.carried())
     if not kwargs:
         answer = _core.plain_fetch(f, where, args)
         if answer is not None:
@@ -208,6 +215,7 @@ def remotecall_wait(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: 
     >>> d.remotecall_wait(len, d.workers()[0], "abc").isready()
     True
     """
+    kwargs.update(_otel.carried())
     future = _remotecall(f, where, args, kwargs)
     future.wait()
     if future._failed():
@@ -234,6 +242,8 @@ def remote_do(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) -
     >>> import pydist as d
     >>> d.remote_do(len, d.workers()[0], "abc")
     """
+    if "opentelemetry.trace" in _modules:
+        kwargs.update(_otel.carried())
     if not kwargs and _core.plain_do(f, where, args):
         return
     if _is_pool(where):
@@ -242,7 +252,8 @@ def remote_do(f: Callable[..., Any], where: Any, /, *args: Any, **kwargs: Any) -
     pid = _where(where)
     if pid == _core.me():
         _check_callable(f)
-        _refs.call_here(_printing, (f, args, kwargs), {})
+        carried = {_otel.KEY: kwargs.pop(_otel.KEY)} if _otel.KEY in kwargs else {}
+        _refs.call_here(_printing, (f, args, kwargs), carried)
         return
     _send(_core.call_do, pid, f, args, kwargs)
 

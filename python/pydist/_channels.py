@@ -140,6 +140,11 @@ class RemoteChannel(Reference):
     def __repr__(self) -> str:
         return f"<RemoteChannel {self.whence}.{self.id} on process {self.where}>"
 
+    def _repr_html_(self) -> str:
+        from . import _html
+
+        return _html.card(f"RemoteChannel {self.whence}.{self.id}", {"process": self.where})
+
     def put(self, value: Any, /, *args: Any, **kwargs: Any) -> RemoteChannel:
         """Puts an item, once there is room; returns the channel.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from . import _cookies, _core, _launching, _log, _session, _tls
@@ -78,6 +77,15 @@ def addprocs(n: Any = None, **params: Any) -> list[int]:
     1024
     >>> d.rmprocs(pids)
     """
+    return start_workers(n, params)
+
+
+def start_workers(n: Any, params: dict[str, Any], given_up: threading.Event | None = None) -> list[int]:
+    """Does what `addprocs` does; where it is `given_up` meanwhile, the workers are ended.
+
+    Raises:
+        GivenUp: that was so.
+    """
     if not _session.is_head():
         raise RuntimeError("Only process 1 can add and remove workers")
     manager = _registry.manager_of(n)
@@ -89,7 +97,7 @@ def addprocs(n: Any = None, **params: Any) -> list[int]:
     from . import _pools  # noqa: F401 - needed once the workers are there, and imported while they start
 
     _check_settings(checked)
-    return _start(manager, checked)
+    return _start(manager, checked, given_up)
 
 
 def _check_settings(params: dict[str, Any]) -> None:
@@ -103,8 +111,10 @@ def _check_settings(params: dict[str, Any]) -> None:
     _settings = wanted
 
 
-def _start(manager: ClusterManager, params: dict[str, Any]) -> list[int]:
-    launch = _launching.start(manager, params, _workers)
+def _start(
+    manager: ClusterManager, params: dict[str, Any], given_up: threading.Event | None = None
+) -> list[int]:
+    launch = _launching.start(manager, params, _workers, given_up)
     if not manager._trusted:
         _core.watch_members()
     started = launch.run()
@@ -255,6 +265,8 @@ def _catch_up(started: list[int], pooled: bool = True) -> list[LaunchWorkerError
     """Has new workers run what persists; `pooled` adds them to the default pool. Removes those that fail."""
     from . import _pools
 
+    if _session.trace is not None:
+        _session.trace.take_up(started)
     failures = []
     # What nobody has imported has nothing that persists.
     everywhere = sys.modules.get(f"{__package__}._everywhere")
@@ -356,6 +368,8 @@ def rmprocs(*pids: Any, waitfor: float | None = None) -> Removal | None:
         if pid >= _core.next_id():
             raise ValueError(f"there is no process {pid} in this cluster")
     _await_known(chosen)
+    if _session.trace is not None:
+        _session.trace.collect_before_end(chosen)
     with _lock:
         workers = [_workers[pid] for pid in chosen if pid in _workers]
         for worker in workers:
@@ -538,29 +552,6 @@ def interrupt(*pids: Any) -> None:
         worker = _workers.get(pid)
         if worker is None or worker.manager._trusted or worker.manage("interrupt") is not True:
             _core.interrupt(pid)
-
-
-@contextmanager
-def cluster(n: Any = None, **params: Any) -> Iterator[list[int]]:
-    """Starts workers for the length of a block, and ends just those.
-
-    Parameters:
-        n: as for `addprocs`.
-        params: as for `addprocs`.
-
-    Returns:
-        A context manager that yields the new ids.
-
-    >>> import pydist as d
-    >>> with d.cluster(1) as pids:
-    ...     d.remotecall_fetch(abs, pids[0], -3)
-    3
-    """
-    pids = addprocs(n, **params)
-    try:
-        yield pids
-    finally:
-        rmprocs(pids)
 
 
 def stats(pid: int | None = None) -> dict[str, int]:

@@ -18,6 +18,7 @@ from . import (
     _interrupts,
     _lines,
     _log,
+    _otel,
     _refs,
     _serialize,
 )
@@ -179,8 +180,10 @@ def _run_plain_call(
     running = value = None
     try:
         try:
-            if not executor.begin(key):
-                return
+            if (begun := executor.begin(key)) is not True:
+                if begun is not None:
+                    return
+                _imports.load("_trace").note_name(key, f, args)
             value = f(*args)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)
@@ -245,12 +248,17 @@ def _call(
 ) -> tuple[Any, Any]:
     """Calls a function; what goes on as a coroutine is taken up before the call could miss an interrupt."""
     running = value = None
+    run = f
+    if kwargs and _otel.KEY in kwargs:
+        run = _otel.within(f, kwargs)
     try:
         try:
             # Nothing comes between this and the call itself, lest another one start first.
-            if not executor.begin(key):
-                raise _NotWanted
-            value = f(*args, **kwargs)
+            if (begun := executor.begin(key)) is not True:
+                if begun is not None:
+                    raise _NotWanted
+                _imports.load("_trace").note_name(key, f, args)
+            value = run(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)
         finally:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-from . import _calls, _cluster, _core, _everywhere, _macros, _output
+from . import _calls, _cluster, _core, _everywhere, _html, _macros, _output
 
 BUSY_AFTER = 1.0
 """Seconds after which a worker that has not answered is shown as busy in the table."""
@@ -114,10 +113,7 @@ class Table:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        first, *rest = [[html.escape(text) for text in row] for row in self.rows]
-        head = "".join(f"<th>{text}</th>" for text in first)
-        body = "".join("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in rest)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return _html.table(self.rows[0], self.rows[1:])
 
 
 def rows() -> list[tuple[str, ...]]:
@@ -129,15 +125,15 @@ def rows() -> list[tuple[str, ...]]:
     futures = {pid: _calls.remotecall(_state, pid) for pid in pids}
     until = time.monotonic() + BUSY_AFTER
     found: list[tuple[str, ...]] = [
-        ("id", "host", "process", "calls running", "values kept", "received", "sent")
+        ("id", "host", "process", "state", "memory", "calls running", "values kept", "received", "sent")
     ]
     for pid, future in futures.items():
         try:
             state = future.fetch(timeout=max(0.0, until - time.monotonic()))
         except TimeoutError:
-            state = ("", "busy", "", "", "")
+            state = ("", "busy", "", "", "", "", "")
         except Exception as error:
-            state = ("", f"gone ({type(error).__name__})", "", "", "")
+            state = ("", f"gone ({type(error).__name__})", "", "", "", "", "")
         found.append((str(pid), hosts.get(pid, ""), *state))
     return found
 
@@ -147,12 +143,26 @@ def _state() -> tuple[str, ...]:
     stats = _core.stats()
     megabytes = (f"{stats[name] / 1e6:.1f} MB" for name in ("bytes_received", "bytes_sent"))
     own_call = 1
+    running = max(0, stats["calls_running"] - own_call)
     return (
         str(os.getpid()),
-        str(max(0, stats["calls_running"] - own_call)),
+        "runs" if running else "idle",
+        f"{_resident() / 1e6:.0f} MB",
+        str(running),
         str(max(0, stats["refs_owned"] - own_call)),
         *megabytes,
     )
+
+
+def _resident() -> int:
+    """The bytes of memory that this process has in use; at most so far, where the system tells no more."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 _followed: Any = None

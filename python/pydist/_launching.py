@@ -163,6 +163,10 @@ def tail(worker: Worker) -> str:
     return _output.tail(worker.pid)
 
 
+class GivenUp(BaseException):
+    """Nobody wants the workers any more that are being started."""
+
+
 class Launch:
     """One run of `addprocs`.
 
@@ -170,9 +174,17 @@ class Launch:
         manager: who launches.
         params: what it is told.
         workers: where the workers are entered as they come.
+        unwanted: set by another thread where nobody wants them any more.
     """
 
-    def __init__(self, manager: ClusterManager, params: dict[str, Any], workers: dict[int, Worker]) -> None:
+    def __init__(
+        self,
+        manager: ClusterManager,
+        params: dict[str, Any],
+        workers: dict[int, Worker],
+        unwanted: threading.Event | None = None,
+    ) -> None:
+        self._unwanted = unwanted
         self.manager = manager
         self.params = params
         self.until = time.monotonic() + params["timeout"]
@@ -268,6 +280,7 @@ class Launch:
         try:
             while not self._finished.is_set() and time.monotonic() < self.until + patience:
                 self._await_some(started)
+                self._check_wanted()
                 if not self._coming:
                     self._finished.wait(min(0.05, max(0.0, self.until + patience - time.monotonic())))
             if not self._finished.is_set():
@@ -291,6 +304,10 @@ class Launch:
             for pid in [*started, *self._errors]:
                 _deadlines.pop(pid, None)
         return sorted(started)
+
+    def _check_wanted(self) -> None:
+        if self._unwanted is not None and self._unwanted.is_set():
+            raise GivenUp
 
     def _give_up(self, started: list[int]) -> None:
         with self._lock:
@@ -337,7 +354,9 @@ class Launch:
         Raises:
             LaunchWorkerError: it has ended, or has not come up in time.
             Exception: what the manager raised.
+            GivenUp: nobody wants it any more.
         """
+        self._check_wanted()
         arrived = _core.worker_arrived(worker.pid, 0.02)
         if arrived == "":
             return True
@@ -408,8 +427,13 @@ def fail(failures: list[Exception], started: list[int], asked: int) -> None:
     )
 
 
-def start(manager: ClusterManager, params: dict[str, Any], workers: dict[int, Worker]) -> Launch:
+def start(
+    manager: ClusterManager,
+    params: dict[str, Any],
+    workers: dict[int, Worker],
+    unwanted: threading.Event | None = None,
+) -> Launch:
     """Makes the launch that `addprocs` runs."""
     assert _session.session is not None
     _core.set_topology(params["topology"], params["lazy"])
-    return Launch(manager, params, workers)
+    return Launch(manager, params, workers, unwanted)

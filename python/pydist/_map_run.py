@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from . import _batches, _calls, _core, _elements, _plain, _refs, _serialize, _session
+from . import _batches, _calls, _core, _elements, _otel, _plain, _refs, _serialize, _session
 from ._batches import Columns
 from ._errors import NoWorkersError, ProcessExitedException
 from ._functions import SentFunction
@@ -78,6 +78,7 @@ class Run:
         keeps_errors = plan.on_error is not None or plan.retries.allowed
         self._how = _batches.KEEP_ERRORS * keeps_errors + _batches.ASYNC * self._async
         self._opcodes = _plain.name_opcodes(_batches.run)
+        self._carried = _otel.carried()
         self._flights: dict[int, _Flight] = {}
         # Elements that are to be run again, by their numbers.
         self._kept: dict[int, tuple[Any, ...]] = {}
@@ -92,7 +93,7 @@ class Run:
 
     def _make_singles(self) -> _core.Singles | None:
         """What carries elements that go one by one, unless each gives a coroutine."""
-        opcodes = None if self._async else _plain.name_opcodes(_batches.run_single)
+        opcodes = None if self._async or self._carried else _plain.name_opcodes(_batches.run_single)
         if opcodes is None:
             return None
         return _core.Singles(
@@ -264,7 +265,7 @@ class Run:
         batch = (self._me, self._number, key)
         if self._is_here(flight.worker):
             arguments = (self._plan.function.f, batch, self._how, flight.columns)
-            flight.future = _refs.call_here(_batches.run_function, arguments, {})
+            flight.future = _refs.call_here(_batches.run_function, arguments, dict(self._carried))
             flight.future._ref.tell(self._queue, key, False)
             return
         try:
@@ -283,7 +284,7 @@ class Run:
 
     def _dump(self, batch: _batches.BatchId, flight: _Flight) -> tuple[bytes, list[Any], list[Any]]:
         columns, key = flight.columns, self._plan.function.key
-        if self._opcodes is not None and all(map(_plain.all_atoms, columns)):
+        if self._opcodes is not None and not self._carried and all(map(_plain.all_atoms, columns)):
             data = pickle.dumps((key, batch, self._how, columns), 5)
             if len(data) < _plain.LARGE_BYTES:
                 return _serialize.with_function(self._opcodes, data), [], []
@@ -291,7 +292,7 @@ class Run:
             columns = tuple([_serialize.outer(value) for value in column] for column in columns)
         arguments = (key, batch, self._how, columns)
         try:
-            return _calls._dump(_batches.run, arguments, {})
+            return _calls._dump(_batches.run, arguments, self._carried)
         except _serialize.PicklingError as error:
             where = re.compile(r"args\[3\]\[(\d+)\]\[(\d+)\]")
             name = where.sub(lambda m: f"iterables[{m[1]}][{flight.first + int(m[2])}]", str(error))

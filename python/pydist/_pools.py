@@ -186,6 +186,16 @@ class WorkerPool(AbstractWorkerPool):
     def __repr__(self) -> str:
         return f"<WorkerPool {self._number} of process {self._owner}>"
 
+    def _repr_html_(self) -> str:
+        from . import _html
+
+        facts: dict[str, object] = {"kept by process": self._owner}
+        if self._free is not None:
+            # That of another process would have to be asked for.
+            facts["workers"] = _html.several(self._free.workers())
+            facts["one is free"] = "yes" if self._free.isready() else "no"
+        return _html.card(f"WorkerPool {self._number}", facts)
+
     def __reduce__(self) -> tuple[Any, ...]:
         if not _serialize.dumping():
             raise TypeError("a WorkerPool can be sent within its cluster only, not pickled for elsewhere")
@@ -385,6 +395,16 @@ class CachingPool(AbstractWorkerPool):
 
     def __repr__(self) -> str:
         return f"<CachingPool of {self.workers()}, {len(self._functions)} functions>"
+
+    def _repr_html_(self) -> str:
+        from . import _html
+
+        facts = {
+            "workers": _html.several(self.workers()),
+            "one is free": "yes" if self.isready() else "no",
+            "functions": len(self._functions),
+        }
+        return _html.card("CachingPool", facts)
 
     def _sent(self, f: Callable[..., Any]) -> SentFunction:
         with self._sending:

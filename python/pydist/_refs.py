@@ -79,6 +79,16 @@ class Future(Reference):
         state = "done" if self._done else "pending"
         return f"<Future {self.whence}.{self.id} on process {self.where}, {state} here>"
 
+    def _repr_html_(self) -> str:
+        from . import _html
+
+        facts: dict[str, object] = {"process": self.where, "state": "pending here"}
+        if self._done:
+            value, error = self._outcome
+            facts["state"] = "done" if error is None else "failed"
+            facts["value" if error is None else "error"] = value if error is None else error
+        return _html.card(f"Future {self.whence}.{self.id}", facts)
+
     def fetch(self, timeout: float | None = None) -> Any:
         """Waits for the value and returns it; it is kept here, and the owner lets go of it.
 
@@ -174,6 +184,13 @@ class Future(Reference):
         if self.where == _core.me():
             _local_calls.pop(self.id, None)
         return self._ref.cancel()
+
+    def cancel_call(self) -> None:
+        """Cancels the call of this process that is to set the value, without waiting for word of it."""
+        if self.where == _core.me():
+            self.cancel()
+        elif self.whence == _core.me():
+            _core.cancel_fetch(self.id)
 
     def _failed(self) -> bool:
         """Whether the call behind it, which has ended, raised."""
@@ -388,6 +405,8 @@ def finish_local_call(future: Future, value: Any, error: BaseException | None) -
     """A call to this process itself has ended."""
     if error is not None:
         error = local_exception(error, _core.me())
+        if _session.failed is not None:
+            _session.failed.append(future.id)
     if future._ref.finish():
         future._settle_local(value, error)
 

@@ -8,14 +8,19 @@ original's.
 from __future__ import annotations
 
 import pickle
+import sys
+import threading
 import types
 import weakref
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from pydist import _serialize
+from pydist import _imports, _serialize
 from pydist._reducers import native_attributes, restore_exception, slot_values, solid_base
 from pydist._traceback_text import format_traceback, name_of, passage, place, shorten, text_of, this_host
+
+if TYPE_CHECKING:
+    from pydist import _frames
 
 MAX_CHAIN = 32
 """So many exceptions of a chain are sent as objects; the traceback text has more."""
@@ -30,10 +35,22 @@ class _Remote(NamedTuple):
     text: str
     traceback: str
     captured: BaseException | None = None
+    traces: list[tuple[BaseException, _frames.Trace]] = []  # noqa: RUF012 - the default stays empty
+    """The frames of the exceptions of its chain whose tracebacks have not been asked for yet."""
 
     def note(self) -> str:
         """The part that is printed below the message."""
         return f"\nOn {place(self.pid, self.host)}:\n{self.traceback.rstrip()}"
+
+
+_cause_slot: Any = BaseException.__dict__["__cause__"]
+_unfolding = threading.RLock()
+
+
+def _cause_of(exc: BaseException) -> BaseException | None:
+    """Returns the cause as it is, without making tracebacks."""
+    cause: BaseException | None = _cause_slot.__get__(exc)
+    return cause
 
 
 class RemoteException(Exception):
@@ -41,7 +58,8 @@ class RemoteException(Exception):
 
     It is raised as an instance of a class that is also a subclass of the original's, wherever that is an
     `Exception` that can be rebuilt here; `__cause__` is then the original. `str()` is the text of the
-    original; the traceback of the other process is printed below it.
+    original; the traceback of the other process is printed below it. `__cause__.__traceback__` has the
+    frames of that process, with their lines and without their locals, for debuggers and the like.
 
     Parameters:
         message: the text.
@@ -96,7 +114,35 @@ class RemoteException(Exception):
     @property
     def captured(self) -> BaseException | None:
         """The original exception, None where it could not be sent or rebuilt."""
+        self._unfold()
         return self._info.captured
+
+    @property
+    def __cause__(self) -> BaseException | None:
+        """The original, unless it was raised from another one here."""
+        cause = _cause_of(self)
+        if cause is None or cause is not self._info.captured:
+            return cause
+        if sys._getframe(1).f_globals.get("__name__") == "traceback":
+            # It prints the frames with the note, and is not to print them twice.
+            return cause if cause.__traceback__ is None else None
+        self._unfold()
+        return cause
+
+    @__cause__.setter
+    def __cause__(self, cause: BaseException | None) -> None:
+        _cause_slot.__set__(self, cause)
+
+    def _unfold(self) -> None:
+        """Makes the tracebacks of the original and its chain, which few ask for, of the frames that came."""
+        info = self._info
+        if not info.traces:
+            return
+        with _unfolding:
+            for exc, trace in info.traces:
+                if exc.__traceback__ is None:
+                    _imports.load("_frames").rebuild(exc, trace, place(info.pid, info.host))
+            info.traces.clear()
 
     @property
     def type_name(self) -> str:
@@ -182,11 +228,24 @@ def local_exception(exc: BaseException, pid: int) -> Exception:
         return exc
     if isinstance(exc, Exception) and exc.__dict__.pop("_as_it_is", False):
         return exc.with_traceback(None)
-    wrapped = remote_exception(exc, pid, format_traceback(exc, notes=False), this_host())
-    for each in _chain(exc, limit=1000):
+    remote = _Remote(pid, this_host(), name_of(exc), text_of(exc), format_traceback(exc, notes=False), exc)
+    chain = _chain(exc, limit=1000)
+    remote = remote._replace(traces=_traces(chain[:MAX_CHAIN]))
+    for each in chain:
         # Not by the attribute: a class may forbid to set any.
         BaseException.__setattr__(each, "__traceback__", None)
-    return wrapped
+    return _wrap(remote, _own_notes(exc))
+
+
+def _traces(chain: list[BaseException]) -> list[tuple[BaseException, _frames.Trace]]:
+    """Describes the tracebacks of the exceptions of a chain."""
+    trace_of = _imports.load("_frames").trace_of
+    described = ((exc, trace_of(exc)) for exc in chain if exc.__traceback__ is not None or _is_group(exc))
+    return [(exc, trace) for exc, trace in described if trace is not None]
+
+
+def _is_group(exc: BaseException) -> bool:
+    return isinstance(exc, BaseExceptionGroup)
 
 
 _classes: weakref.WeakValueDictionary[type[BaseException], type[RemoteException]] = (
@@ -251,12 +310,12 @@ def _own_notes(exc: BaseException) -> list[str]:
 
 
 _Head: TypeAlias = tuple[int, str | None, str, str, str, list[str]]
-_Node: TypeAlias = tuple[bytes | None, int, str, str, int, int, bool]
+_Node: TypeAlias = tuple[bytes | None, int, str, str, int, int, bool, "_frames.Trace | None"]
 
 
 def _neighbours(exc: BaseException) -> Iterator[BaseException]:
-    cause = exc.__cause__
-    if cause is not None and not (isinstance(exc, RemoteException) and cause is exc.captured):
+    cause = _cause_of(exc)
+    if cause is not None and not (isinstance(exc, RemoteException) and cause is exc._info.captured):
         yield cause
     if exc.__context__ is not None:
         yield exc.__context__
@@ -302,11 +361,13 @@ def _encode(remote: _Remote, notes: list[str]) -> tuple[_Head, list[_Node], list
     buffers: list[Any] = []
     chain = _chain(remote.captured) if remote.captured is not None else []
     index = {id(exc): i for i, exc in enumerate(chain)}
+    traces = {id(exc): trace for exc, trace in [*remote.traces, *_traces(chain)]}
     for exc in chain:
         data, own = _dump_original(exc) or (None, [])
         buffers.extend(own)
-        cause, context = (index.get(id(other), -1) for other in (exc.__cause__, exc.__context__))
-        nodes.append((data, len(own), name_of(exc), text_of(exc), cause, context, exc.__suppress_context__))
+        cause, context = (index.get(id(other), -1) for other in (_cause_of(exc), exc.__context__))
+        suppress, trace = exc.__suppress_context__, traces.get(id(exc))
+        nodes.append((data, len(own), name_of(exc), text_of(exc), cause, context, suppress, trace))
     return head, nodes, buffers
 
 
@@ -319,18 +380,21 @@ def _decode(head: _Head, nodes: list[_Node], buffers: list[Any]) -> RemoteExcept
         loaded.append(None if data is None else _load_original(data, buffers[first : first + count]))
         first += count
     captured = loaded[0] if loaded else None
+    traces = []
     if captured is not None:
         chain = [
             exc if exc is not None else _wrap(_Remote(pid, host, node[2], node[3], ""), [])
             for exc, node in zip(loaded, nodes, strict=True)
         ]
-        for exc, (*_, cause, context, suppress) in zip(chain, nodes, strict=True):
+        for exc, (*_, cause, context, suppress, trace) in zip(chain, nodes, strict=True):
             if cause >= 0:
                 object.__setattr__(exc, "__cause__", chain[cause])
             if context >= 0:
                 object.__setattr__(exc, "__context__", chain[context])
             object.__setattr__(exc, "__suppress_context__", suppress)
-    return _wrap(_Remote(pid, host, type_name, text, traceback_text, captured), notes)
+            if trace is not None:
+                traces.append((exc, trace))
+    return _wrap(_Remote(pid, host, type_name, text, traceback_text, captured, traces), notes)
 
 
 def _load_original(data: bytes, buffers: list[Any]) -> BaseException | None:

@@ -7,6 +7,7 @@ import operator
 import os
 import sys
 import threading
+from collections import deque
 from typing import Any
 
 from . import _config, _cookies, _core, _folders, _log
@@ -15,6 +16,10 @@ _lock = threading.Lock()
 _started = False
 _forked = False
 _leaving = False
+trace: Any = None
+"""The trace that process 1 records."""
+failed: deque[int] | None = None
+"""While one is recorded, the numbers of calls of this process to itself that have raised."""
 
 
 FOLDER_MAX = 68

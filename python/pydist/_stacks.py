@@ -34,6 +34,12 @@ class Stacks(dict[int, str]):
             parts += [f"process {pid}:", *(f"  {line}" for line in lines)]
         return "\n".join(parts)
 
+    def _repr_html_(self) -> str:
+        from . import _html
+
+        rows = ((str(pid), text.rstrip() or "runs nothing, and nothing waits") for pid, text in self.items())
+        return _html.blocks(["process", "runs, and waits for"], rows)
+
 
 def stacks(pids: int | Iterable[int] | None = None) -> Stacks:
     """The Python stack of every running call, and what each that is blocked waits for.

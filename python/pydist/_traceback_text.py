@@ -18,8 +18,8 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _PICKLE = os.path.abspath(pickle.__file__)
 
 
-def _machinery() -> tuple[str, ...]:
-    """The beginnings of the paths of pydist and of the picklers."""
+def machinery() -> tuple[str, ...]:
+    """Returns the beginnings of the paths of pydist and of the picklers."""
     cloudpickle: str | None = getattr(sys.modules.get("cloudpickle"), "__file__", None)
     known = (_PACKAGE, _PICKLE)
     return known if cloudpickle is None else (*known, os.path.dirname(cloudpickle) + os.sep)
@@ -60,10 +60,10 @@ def format_traceback(exc: BaseException, *, notes: bool = True) -> str:
     try:
         import traceback
 
-        machinery = _machinery()
+        skipped = machinery()
         printed = traceback.TracebackException.from_exception(exc, compact=True)
         for each in _printed_chain(printed):
-            while each.stack and each.stack[0].filename.startswith(machinery):
+            while each.stack and each.stack[0].filename.startswith(skipped):
                 del each.stack[0]
         if not notes:
             printed.__notes__ = None  # type: ignore[attr-defined, unused-ignore]
@@ -104,9 +104,9 @@ def passage(exc: BaseException, pid: int) -> str:
     """Returns the frames through which an exception from elsewhere has passed in this process."""
     import traceback
 
-    machinery = _machinery()
+    skipped = machinery()
     frames = traceback.extract_tb(exc.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(machinery)]
+    own = [frame for frame in frames if not frame.filename.startswith(skipped)]
     if not own:
         return ""
     return f"\nIt passed through {place(pid, this_host())}:\n{''.join(traceback.format_list(own))}"

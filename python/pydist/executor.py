@@ -16,7 +16,7 @@ from concurrent.futures import Executor as StandardExecutor
 from concurrent.futures import Future as StandardFuture
 from typing import Any, TypeVar
 
-from . import _calls, _cluster, _core, _refs, _session
+from . import _calls, _cluster, _core, _otel, _refs, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._errors import LaunchWorkerError, ProcessExitedException
 from ._remote_error import RemoteException
@@ -171,6 +171,20 @@ class _Engine:
         with contextlib.suppress(RuntimeError):
             self._queue.push(WAKE)
 
+    def facts(self) -> dict[str, object]:
+        """What it has and does, by name."""
+        from . import _html
+
+        with self._lock:
+            state = "broken" if self._broken is not None else "shut down" if self._closed else "open"
+            pids, running, waiting = list(self._pids), len(self._running), len(self._pending)
+        return {
+            "state": state,
+            "workers": _html.several(pids),
+            "calls running": running,
+            "calls waiting": waiting,
+        }
+
     def is_usable(self) -> bool:
         """Whether it takes calls."""
         with self._lock:
@@ -318,9 +332,9 @@ def _start(count: int, params: dict[str, Any]) -> list[int]:
 
 def _as_raised_there(error: BaseException) -> BaseException:
     """The original of an exception, with the traceback of the worker as its cause."""
-    if not isinstance(error, RemoteException) or error.captured is None:
+    original = error._info.captured if isinstance(error, RemoteException) else None
+    if not isinstance(error, RemoteException) or original is None:
         return error
-    original = error.captured
     cause = RemoteTraceback(error.remote_traceback)
     cause.__cause__, cause.__context__ = original.__cause__, original.__context__
     original.__cause__ = cause
@@ -398,6 +412,13 @@ class Executor(StandardExecutor):
         self._shut = False
         self._lock = threading.Lock()
 
+    def _repr_html_(self) -> str:
+        from . import _html
+
+        engine = self._engine
+        facts = {"state": "not begun"} if engine is None else engine.facts()
+        return _html.card(f"{type(self).__name__} of {self._max_workers} workers", facts)
+
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Has a worker call a function.
 
@@ -414,6 +435,7 @@ class Executor(StandardExecutor):
             RuntimeError: after `shutdown`, or at the end of the interpreter.
         """
         future: Future[T] = Future()
+        kwargs.update(_otel.carried())
         self._begun().submit(_Task(future, fn, args, kwargs))
         return future
 

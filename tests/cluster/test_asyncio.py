@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import pydist as d
-from support import wait_until
+from support import alive, nap, wait_until
 
 
 def make(size: float = 1, pid: int = 1) -> d.RemoteChannel:
@@ -166,3 +166,171 @@ def test_two_tasks_and_a_thread_await_one_future(workers):
         assert asyncio.run(main()) == [n, n]
         thread.join(10)
         assert fetched == [n]
+
+
+async def turns_until(done: asyncio.Event) -> int:
+    turns = 0
+    while not done.is_set():
+        await asyncio.sleep(0.005)
+        turns += 1
+    return turns
+
+
+def test_workers_for_a_block_leave_the_loop_free(workers):
+    """`async with cluster(n)` starts and ends workers while other tasks run."""
+
+    async def main() -> tuple[list[int], list[int], int]:
+        done = asyncio.Event()
+        ticking = asyncio.create_task(turns_until(done))
+        async with d.cluster(2) as pids:
+            values = await asyncio.gather(*(get(d.remotecall(d.myid, pid)) for pid in pids))
+        done.set()
+        return pids, values, await ticking
+
+    pids, values, turns = asyncio.run(main())
+    assert pids == values
+    assert not set(pids) & set(d.procs())
+    assert turns > 5
+
+
+def test_a_block_of_asyncio_ends_its_workers_after_an_error(workers):
+    async def main() -> None:
+        async with d.cluster(1) as pids:
+            seen.extend(pids)
+            await d.remotecall(divmod, pids[0], 1, 0)
+
+    seen: list[int] = []
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(main())
+    assert not set(seen) & set(d.procs())
+    with pytest.raises(ValueError, match="negative"):
+        asyncio.run(enter(d.cluster(-1)))
+    with pytest.raises(TypeError, match="no_such_keyword"):
+        asyncio.run(enter(d.cluster(1, no_such_keyword=1)))
+
+
+async def enter(cluster: Any) -> list[int]:
+    async with cluster as pids:
+        return list(pids)
+
+
+class Slow(d.LocalManager):
+    """Starts a worker, and then takes for ever."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.launched: list[int] = []
+        self.begun = threading.Event()
+        self.goes_on = threading.Event()
+
+    def launch(self, params: dict[str, Any], launched: Any) -> None:
+        def keep(config: Any) -> int:
+            pid: int = launched(config)
+            self.launched.append(config.ospid)
+            return pid
+
+        keep.failed = launched.failed  # type: ignore[attr-defined]
+        super().launch(params, keep)
+        self.begun.set()
+        self.goes_on.wait(30)
+
+
+def test_cancelling_while_workers_start_ends_them(workers):
+    """Cancelled while they start: the task goes on once they have ended, long before the start has."""
+    before = d.procs()
+    manager = Slow(1)
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(enter(d.cluster(manager)))
+        while not manager.begun.is_set():
+            await asyncio.sleep(0.005)
+        since = loop.time()
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return loop.time() - since
+
+    assert asyncio.run(main()) < 20
+    manager.goes_on.set()
+    assert d.procs() == before
+    assert len(manager.launched) == 1
+    wait_until(lambda: not alive(manager.launched[0]))
+
+
+def test_cancelling_the_task_cancels_the_call(owner, tmp_path):
+    """The call is interrupted where it runs, and never begins where it has not; others go on."""
+    begun = tmp_path / "begun"
+
+    async def main() -> None:
+        future = d.remotecall(nap, owner, 60, str(begun))
+        task = asyncio.create_task(get(future))
+        await asyncio.sleep(0)
+        while not begun.exists():
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(d.CancelledError):
+            future.fetch(10)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(get(d.remotecall(nap, owner, 60)), 0.05)
+        assert await d.remotecall(abs, owner, -1) == 1
+
+    asyncio.run(main())
+    wait_until(lambda: d.stats(owner)["calls_running"] == 0)
+    wait_until(lambda: d.stats()["calls_outstanding"] == 0)
+
+
+def test_a_shielded_call_goes_on(owner):
+    async def main() -> int:
+        future = d.remotecall(slowly, owner, 5)
+        shielded = asyncio.ensure_future(get(future))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(shielded), 0.01)
+        value: int = await shielded
+        return value
+
+    assert asyncio.run(main()) == 5
+
+
+def slowly(x: int) -> int:
+    nap(0.2)
+    return x
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_anyio(workers, backend):
+    """On the asyncio backend of anyio all is awaitable; under trio waits go to threads."""
+    anyio = pytest.importorskip("anyio")
+    if backend == "trio":
+        pytest.importorskip("trio")
+
+    async def main() -> Any:
+        future = d.remotecall(pow, workers[0], 2, 10)
+        if backend == "trio":
+            with pytest.raises(RuntimeError, match="anyio"):
+                await future
+            return await anyio.to_thread.run_sync(future.fetch)
+        with anyio.move_on_after(0.05) as scope:
+            await d.remotecall(nap, workers[0], 60)
+        assert scope.cancelled_caught
+        async with d.cluster(1) as pids:
+            assert await d.remotecall(d.myid, pids[0]) == pids[0]
+        return await future
+
+    assert anyio.run(main, backend=backend) == 1024
+    wait_until(lambda: d.stats(workers[0])["calls_running"] == 0)
+
+
+def test_loops_on_two_threads_await_one_future(workers):
+    future = d.remotecall(slowly, workers[0], 7)
+    values: list[int] = []
+    threads = [threading.Thread(target=lambda: values.append(asyncio.run(get(future)))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert values == [7, 7]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -77,6 +78,7 @@ def test_spawnat_binds_a_future(cells):
 def test_a_table_of_the_processes(cells):
     (shown,) = cells["table"].shown
     lines = shown["text/plain"].splitlines()
+    assert {"state", "memory", "running"} <= set(lines[0].split())
     assert [line.split()[0] for line in lines] == ["id", "1", "2", "3"]
     assert shown["text/html"].startswith("<table>")
     assert shown["text/html"].count("<tr>") == 4
@@ -92,8 +94,35 @@ def test_output_appears_below_the_cell_that_caused_it(cells):
     lines = [f"      From worker 2:\tline {i}" for i in range(50)] * 20
     assert cells["print"].stdout.splitlines() == lines
     assert cells["print-again"].stdout == "      From worker 2:\tfrom everywhere\n"
+    for name, text in (("both", "from the first"), ("both-again", "from the second")):
+        assert sorted(cells[name].stdout.splitlines()) == [f"      From worker {n}:\t{text}" for n in (2, 3)]
     printing = {name for name, cell in cells.items() if "From worker" in cell.stdout + cell.stderr}
-    assert printing == {"print", "print-again"}
+    assert printing == {"print", "print-again", "both", "both-again", "outlives", "outlived"}
+
+
+def test_output_of_a_call_that_outlives_its_cell_appears_below_the_cell_that_runs_then(cells):
+    assert sorted(cells["outlives"].stdout.splitlines()) == [
+        "      From worker 3:\tbegins",
+        "      From worker 3:\tbeside it",
+    ]
+    assert cells["outlived"].stdout == "      From worker 3:\tends\n"
+
+
+def test_objects_are_shown_as_small_tables_in_the_colours_of_the_page(cells):
+    shown = [data["text/html"] for data in cells["objects"].shown]
+    titles = [re.search(r"<th>(.*?)</th>", text)[1] for text in shown]
+    assert [title.partition(" ")[0] for title in titles] == [
+        *("Future", "Future", "RemoteChannel", "WorkerPool", "WorkerPool", "CachingPool", "process"),
+        *("Executor", "Future"),
+    ]
+    for text in shown:
+        assert text.startswith("<table>")
+        assert not re.search(r"color|background|class=|<script|<style", text)
+        ElementTree.fromstring(text)  # well-formed
+        assert len(text) < 3000
+    assert "&lt;b&gt;&amp;odd" in shown[-1]
+    assert "2-3" in shown[4]
+    assert "pending here" in shown[0]
 
 
 def test_tracebacks_show_the_lines_of_cells(cells):

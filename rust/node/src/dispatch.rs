@@ -7,7 +7,7 @@ use std::time::Duration;
 use pydist_proto::codec::Decoder;
 use pydist_proto::ids::{HEAD, ProcId};
 use pydist_proto::machine::{Machine, Output};
-use pydist_proto::message::{Member, Message};
+use pydist_proto::message::{Member, Message, Status};
 use tracing::{debug, trace};
 
 use crate::death::{Dying, STATUS_WAIT};
@@ -19,6 +19,7 @@ use crate::node::{Arrival, Node, TELL_AFTER};
 use crate::poll::{Event, TIMER, WAKER};
 use crate::shared::Received;
 use crate::tls::Failure;
+use crate::trace::Kind;
 use crate::waiter::Wake;
 
 /// The tokens of listening sockets begin here.
@@ -107,7 +108,10 @@ impl Node {
         match output {
             Output::Send(pid, message) => self.send_message(pid, message),
             Output::Wake(wake, outcome) => wake.complete(outcome, &self.driver),
-            Output::Deliver(call) => self.push_item(Item::Call(call)),
+            Output::Deliver(call) => {
+                self.trace.note(Kind::Arrived, 0, call.src, call.id);
+                self.push_item(Item::Call(call));
+            }
             Output::InterruptAll => self.push_item(Item::Interrupt(None)),
             Output::InterruptCall(src, id) => self.push_item(Item::Interrupt(Some((src, id)))),
             Output::Export(id) => self.push_item(Item::Export(id)),
@@ -128,6 +132,7 @@ impl Node {
             }
             Output::Left(pid) => {
                 debug!(target: MEMBERS, "process {pid} has left");
+                self.trace.note(Kind::Left, 0, pid, 0);
                 self.members_changed();
                 if let Some(link) = self.links.write().remove(&pid) {
                     self.retire(&link);
@@ -310,7 +315,10 @@ impl Node {
                     match message {
                         Message::Unmapped { files } => self.handle_unmapped(link.token, &files),
                         Message::Received { bytes } => link.peer_has_read(bytes),
-                        message => self.with_machine(|machine| machine.handle_message(peer, message)),
+                        message => {
+                            self.trace_answer(peer, &message);
+                            self.with_machine(|machine| machine.handle_message(peer, message));
+                        }
                     }
                 }
                 Err(error) => {
@@ -318,6 +326,18 @@ impl Node {
                     return Err(error.to_string());
                 }
             }
+        }
+    }
+
+    #[inline]
+    fn trace_answer(&self, peer: ProcId, message: &Message) {
+        if !self.trace.is_on() {
+            return;
+        }
+        match message {
+            Message::Result { id, status, .. } => self.trace.note(Kind::Replied, *status as u8, peer, *id),
+            Message::Done { id } => self.trace.note(Kind::Replied, Status::Value as u8, peer, *id),
+            _ => {}
         }
     }
 

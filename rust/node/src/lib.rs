@@ -31,6 +31,7 @@ mod spin;
 mod stacks;
 mod sync;
 mod tls;
+pub mod trace;
 pub mod waiter;
 
 pub use interfaces::interface_addresses;

@@ -24,6 +24,7 @@ use crate::parker::Parked;
 use crate::shared::Sharing;
 use crate::stacks::Stacks;
 use crate::tls::{Key, Tls, TlsError, TlsFiles};
+use crate::trace::Trace;
 use crate::waiter::Wake;
 
 /// What a process needs to know to start.
@@ -130,6 +131,7 @@ pub struct Node {
     pub(crate) dying: Mutex<Vec<Dying>>,
     pub(crate) liveness: Mutex<Liveness>,
     pub(crate) stacks: Stacks,
+    pub(crate) trace: Trace,
     /// The start of the process, from which its state machines count time.
     pub(crate) born: Instant,
     /// References whose handles finalizers have dropped.
@@ -205,6 +207,7 @@ impl Node {
             dying: Mutex::default(),
             liveness: Mutex::new(Liveness::new(Settings::default())),
             stacks: Stacks::default(),
+            trace: Trace::default(),
             born: crate::sync::now(),
             dropped: crossbeam_queue::SegQueue::new(),
             dropped_signalled: AtomicBool::new(false),
@@ -540,6 +543,21 @@ impl Node {
             messages_dropped,
             connections_refused,
         }
+    }
+
+    /// Notes from now on what happens to calls; of more events than `capacity` the first are dropped.
+    pub fn trace_start(&self, capacity: usize) {
+        self.trace.start(capacity);
+    }
+
+    /// Notes no more; gives the events, [`crate::trace::EVENT_BYTES`] each, and how many were dropped.
+    pub fn trace_stop(&self) -> (Vec<u8>, u64) {
+        self.trace.stop()
+    }
+
+    /// Whether it is noted what happens to calls.
+    pub fn is_traced(&self) -> bool {
+        self.trace.is_on()
     }
 
     /// Has Python hear of every process that joins or leaves from now on.

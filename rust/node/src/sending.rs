@@ -12,6 +12,7 @@ use crate::inbox::Item;
 use crate::link::SendError;
 use crate::log::CALLS;
 use crate::node::Node;
+use crate::trace::Kind;
 use crate::waiter::Wake;
 
 /// Why a call could not be made.
@@ -79,6 +80,7 @@ impl Node {
     ) -> Result<u64, CallFailed> {
         let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
         debug!(target: CALLS, "call {id} to process {pid} is sent; its value is to come back");
+        self.trace.note(Kind::Sent, CallMode::Fetch as u8, pid, id);
         self.send_payload(pid, Header::call(id, CallMode::Fetch).in_lane(lane), payload)
             .inspect_err(|_| self.with_machine(|machine| machine.forget_op(id)))?;
         Ok(id)
@@ -100,6 +102,7 @@ impl Node {
         self.keep_up();
         let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
         debug!(target: CALLS, "call {} to process {pid} is sent; its value is to stay there", id.id);
+        self.trace.note(Kind::Sent, CallMode::Future as u8, pid, id.id);
         self.bursting(|| self.send_payload(pid, Header::call(id.id, CallMode::Future), payload))
             .inspect_err(|_| self.with_machine(|machine| machine.forget_future(id)))?;
         Ok(id)
@@ -109,6 +112,7 @@ impl Node {
     pub fn call_do(&self, pid: ProcId, payload: Payload<'_>) -> Result<(), CallFailed> {
         let id = self.with_machine(|machine| machine.open_do(pid, payload.refs))?;
         debug!(target: CALLS, "call {id} to process {pid} is sent; nothing is to come back");
+        self.trace.note(Kind::Sent, CallMode::Do as u8, pid, id);
         self.bursting(|| self.send_payload(pid, Header::call(id, CallMode::Do), payload))
     }
 
@@ -167,7 +171,9 @@ impl Node {
     pub fn begin_call(&self, src: ProcId, id: u64) -> bool {
         let wanted = self.with_machine(|machine| machine.begin(src, id));
         debug!(target: CALLS, "call {id} of process {src} {}", if wanted { "starts" } else { "was cancelled" });
-        if !wanted {
+        if wanted {
+            self.trace.note(Kind::Started, 0, src, id);
+        } else {
             self.leave_lane(src, id);
         }
         wanted
@@ -187,6 +193,7 @@ impl Node {
         payload: Payload<'_>,
     ) -> Result<(), CallFailed> {
         debug!(target: CALLS, "call {id} of process {src} has ended: {status:?}");
+        self.trace.note(Kind::Ended, status as u8, src, id);
         let sent = self.answering(|| {
             if self.with_machine(|machine| machine.finish(src, id, payload.refs)) {
                 self.send_payload(src, Header::result(id, status), payload)
@@ -201,13 +208,15 @@ impl Node {
     /// Keeps the value of the call behind a future.
     pub fn answer_future(&self, src: ProcId, id: u64, status: Status, body: Body) {
         debug!(target: CALLS, "call {id} of process {src} has ended: {status:?}");
+        self.trace.note(Kind::Ended, status as u8, src, id);
         self.answering(|| self.with_machine(|machine| machine.finish_future(src, id, status, body)));
         self.leave_lane(src, id);
     }
 
     /// A call without an answer has ended.
-    pub fn answer_do(&self, src: ProcId, id: u64) {
+    pub fn answer_do(&self, src: ProcId, id: u64, status: Status) {
         debug!(target: CALLS, "call {id} of process {src} has ended");
+        self.trace.note(Kind::Ended, status as u8, src, id);
         self.with_machine(|machine| machine.finish(src, id, &[]));
         self.leave_lane(src, id);
     }
@@ -221,6 +230,7 @@ impl Node {
         wake: Wake,
     ) -> Result<u64, CallFailed> {
         let req = self.with_machine(|machine| machine.open_op(target, payload.refs, wake))?;
+        self.trace.note(Kind::Asked, op as u8, target.owner, req);
         self.send_payload(target.owner, Header::ref_op(req, op, target.id), payload)
             .inspect_err(|_| self.with_machine(|machine| machine.forget_op(req)))?;
         Ok(req)
@@ -254,7 +264,9 @@ impl Node {
 
     /// Asks a channel of this process itself; its answer wakes `wake`.
     pub fn ask_own_channel(&self, id: RefId, op: RefOp, body: Body, wake: Wake) -> u64 {
-        self.with_machine(|machine| machine.ask_own_channel(id, op, body, wake))
+        let req = self.with_machine(|machine| machine.ask_own_channel(id, op, body, wake));
+        self.trace.note(Kind::Asked, op as u8, self.me(), req);
+        req
     }
 
     /// Takes a request to a channel back where it still waits; its answer says whether it did.
@@ -345,16 +357,22 @@ impl Node {
     /// Opens a call to this process itself, whose value is to be under the reference.
     pub fn call_local(&self) -> RefId {
         self.keep_up();
-        self.with_machine(|machine| machine.open_local_call())
+        let id = self.with_machine(|machine| machine.open_local_call());
+        self.trace
+            .note(Kind::Sent, CallMode::Future as u8, self.me(), id.id);
+        id
     }
 
     /// Hands a call to this process itself to the executors.
     pub fn queue_local(&self, id: RefId) {
+        self.trace.note(Kind::Arrived, 0, self.me(), id.id);
         self.push_item(Item::Local(id.id));
     }
 
     /// A call to this process itself has ended; false where it was cancelled.
     pub fn finish_local(&self, id: RefId) -> bool {
+        self.trace
+            .note(Kind::Ended, Status::Value as u8, id.whence, id.id);
         self.with_machine(|machine| machine.finish_local_call(id))
     }
 }

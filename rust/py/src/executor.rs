@@ -166,11 +166,16 @@ impl Executor {
         })
     }
 
-    /// Does what `started` does, and notes the call among those that run.
-    fn begin(&self, key: &Bound<'_, PyTuple>) -> PyResult<bool> {
+    /// Does what `started` does, and notes the call among those that run; None where it starts and is traced.
+    fn begin(&self, key: &Bound<'_, PyTuple>) -> PyResult<Option<bool>> {
         self.running.bind(key.py()).set_item(key, self.thread)?;
         let (src, id) = key.extract()?;
-        self.started(src, id)
+        let wanted = self.started(src, id)?;
+        Ok(if wanted && node()?.is_traced() {
+            None
+        } else {
+            Some(wanted)
+        })
     }
 
     /// A call that `begin` was told of has ended: an interrupt that comes now is not for what the thread does next.
@@ -209,7 +214,7 @@ impl Executor {
         let node = node()?;
         let (src, id) = key;
         if mode == CallMode::Do as u32 {
-            node.answer_do(src, id);
+            node.answer_do(src, id, Status::Value);
             return Ok(true);
         }
         let mut pickle = Vec::with_capacity(16);
@@ -241,11 +246,11 @@ impl Executor {
         refs: Vec<RefTuple>,
     ) -> PyResult<()> {
         let node = node()?;
+        let status = value_or_error(status)?;
         if mode == CallMode::Do as u32 {
-            node.answer_do(src, id);
+            node.answer_do(src, id, status);
             return Ok(());
         }
-        let status = value_or_error(status)?;
         let sent = Sent::new(data, buffers, &refs)?;
         if mode == CallMode::Future as u32 {
             let body = sent.to_body(py)?;

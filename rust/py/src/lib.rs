@@ -17,6 +17,7 @@ mod refs;
 mod schedule;
 mod singles;
 mod stacks;
+mod trace;
 mod waiting;
 
 use pyo3::pymodule;
@@ -70,6 +71,8 @@ mod _core {
     use super::singles::Singles;
     #[pymodule_export]
     use super::stacks::{answer_stacks, ask_stacks, dump_stacks_by, report_hangs};
+    #[pymodule_export]
+    use super::trace::{trace_clock, trace_start, trace_stop};
 
     /// Tells Python the version, which stands in `Cargo.toml` alone.
     #[pymodule_init]

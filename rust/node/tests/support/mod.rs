@@ -125,7 +125,7 @@ pub(crate) fn echo(node: &Arc<Node>, leads: bool) -> std::thread::JoinHandle<()>
                             let body = call.body.try_clone().unwrap();
                             node.answer_future(call.src, call.id, Status::Value, body);
                         }
-                        CallMode::Do => node.answer_do(call.src, call.id),
+                        CallMode::Do => node.answer_do(call.src, call.id, Status::Value),
                     }
                     node.drop_refs(call.body.refs);
                 }
