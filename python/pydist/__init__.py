@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         workers,
     )
     from ._core import __version__ as __version__
+    from ._dashboard import dashboard, top
     from ._distributed import distributed
     from ._doctor import doctor
     from ._errors import (
@@ -106,6 +107,7 @@ __all__ = [
     "check_same_host",
     "cluster",
     "cluster_cookie",
+    "dashboard",
     "default_worker_pool",
     "distributed",
     "doctor",
@@ -140,6 +142,7 @@ __all__ = [
     "stats",
     "sync",
     "sync_dir",
+    "top",
     "unregister_by_value",
     "upload",
     "wait",
@@ -157,6 +160,7 @@ _HOMES = {
         "rmprocs stats workers"
     ),
     "_core": "__version__",
+    "_dashboard": "dashboard top",
     "_distributed": "distributed",
     "_doctor": "doctor",
     "_errors": (

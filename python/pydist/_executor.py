@@ -17,6 +17,7 @@ from . import (
     _interrupts,
     _lines,
     _log,
+    _recording,
     _refs,
     _serialize,
 )
@@ -164,11 +165,15 @@ def _run_plain_call(
         try:
             if not executor.begin(key):
                 return
+            if _recording.on:
+                _recording.begin(key, f, args)
             value = f(*args)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)
         finally:
             executor.end(key)
+            if _recording.on and running is None:
+                _recording.end(key, sys.exc_info()[1])
             if _lines.begun:
                 _lines.end_call()
     except BaseException as error:
@@ -233,11 +238,15 @@ def _call(
             # Nothing comes between this and the call itself, lest another one start first.
             if not executor.begin(key):
                 raise _NotWanted
+            if _recording.on:
+                _recording.begin(key, f, args)
             value = f(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)
         finally:
             executor.end(key)
+            if _recording.on and running is None:
+                _recording.end(key, sys.exc_info()[1])
             if _lines.begun:
                 _lines.end_call()
     except BaseException:

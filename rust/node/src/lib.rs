@@ -15,6 +15,7 @@ mod link;
 mod listener;
 mod liveness;
 mod node;
+mod observing;
 mod opening;
 mod outgoing;
 mod parker;

@@ -19,6 +19,7 @@ use crate::driver::Driver;
 use crate::inbox::{Executor, Inbox, Item, Pushed, Taken};
 use crate::link::Link;
 use crate::listener::Listener;
+use crate::observing::Observing;
 use crate::parker::Parked;
 use crate::shared::Sharing;
 use crate::stacks::Stacks;
@@ -127,6 +128,7 @@ pub struct Node {
     pub(crate) dying: Mutex<Vec<Dying>>,
     pub(crate) liveness: Mutex<Liveness>,
     pub(crate) stacks: Stacks,
+    pub(crate) observing: Observing,
     /// The start of the process, from which its state machines count time.
     pub(crate) born: Instant,
     /// References whose handles finalizers have dropped.
@@ -197,6 +199,7 @@ impl Node {
             dying: Mutex::default(),
             liveness: Mutex::new(Liveness::new(Settings::default())),
             stacks: Stacks::default(),
+            observing: Observing::default(),
             born: crate::sync::now(),
             dropped: crossbeam_queue::SegQueue::new(),
             dropped_signalled: AtomicBool::new(false),

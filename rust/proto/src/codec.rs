@@ -299,7 +299,7 @@ impl Decoder {
         if !matches!(flags, 0 | STREAMED | SHARED) {
             return Err(ProtocolError::UnknownFlags(flags));
         }
-        if !(kind::CALL..=kind::STACKS).contains(&kind) || kind == kind::CHUNK {
+        if !(kind::CALL..=kind::OBSERVE).contains(&kind) || kind == kind::CHUNK {
             return Err(ProtocolError::UnknownKind(kind));
         }
         let frame = &self.staging[at..at + PREFIX + len];
@@ -448,6 +448,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::PING => Message::Ping { tick: id },
         kind::PONG => Message::Pong { tick: id },
         kind::STACKS => Message::Stacks { req: id },
+        kind::OBSERVE => Message::Observe { req: id },
         kind::HEARTBEAT => Message::Heartbeat(Heartbeat {
             interval_ms: a,
             timeout_ms: b,

@@ -45,6 +45,7 @@ pub(crate) mod kind {
     pub(crate) const UNMAPPED: u8 = 16;
     pub(crate) const HEARTBEAT: u8 = 17;
     pub(crate) const STACKS: u8 = 18;
+    pub(crate) const OBSERVE: u8 = 19;
 }
 
 /// In a heartbeat: the sender wants to hear something at each interval.
@@ -387,6 +388,7 @@ pub fn encode(message: Message) -> Encoded {
         Message::Ping { tick } => bare(kind::PING, tick),
         Message::Pong { tick } => bare(kind::PONG, tick),
         Message::Stacks { req } => bare(kind::STACKS, req),
+        Message::Observe { req } => bare(kind::OBSERVE, req),
         Message::Heartbeat(beat) => (heartbeat_header(beat), Body::default()),
     };
     Encoded {

@@ -211,6 +211,10 @@ pub enum Message {
     Stacks {
         req: u64,
     },
+    /// Asks what the receiver does and holds; its core answers with a text.
+    Observe {
+        req: u64,
+    },
     /// The sender lives.
     Heartbeat(Heartbeat),
 }

@@ -8,6 +8,7 @@ mod executor;
 mod fork;
 mod lifecycle;
 mod names;
+mod observing;
 mod outcome;
 mod plain;
 mod queue;
@@ -50,6 +51,8 @@ mod _core {
     };
     #[pymodule_export]
     use super::names::know_names;
+    #[pymodule_export]
+    use super::observing::{ask_observation, call_began, call_ended, forget_calls, observation};
     #[pymodule_export]
     use super::outcome::{Hold, Outcome};
     #[pymodule_export]

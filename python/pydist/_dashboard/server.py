@@ -1,0 +1,266 @@
+"""The web server of the dashboard: on loopback, behind a token, on a thread and an event loop of its own.
+
+Tornado, as it needs no other package (aiohttp needs seven, starlette with uvicorn six).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import secrets
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from typing import Any, Protocol
+
+from tornado import httpserver, iostream, netutil, web
+
+from . import sampler
+
+ADDRESS = "127.0.0.1"
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+PAGES_MAX = 32
+"""So many pages may be open at once."""
+REST_AFTER = 5.0
+"""Seconds after the last request for data until nobody is taken to watch."""
+NAMES = ("127.0.0.1", "localhost", "[::1]")
+"""What a browser may call this machine: a page of another site that has its own name point here is refused."""
+
+FILES = {
+    "": ("index.html", "text/html"),
+    "app.css": ("app.css", "text/css"),
+    "app.js": ("app.js", "text/javascript"),
+    "charts.js": ("charts.js", "text/javascript"),
+    "icon.svg": ("icon.svg", "image/svg+xml"),
+    "uPlot.js": ("uPlot.iife.min.js", "text/javascript"),
+    "uPlot.css": ("uPlot.min.css", "text/css"),
+}
+HEADERS = {
+    "Server": "pydist",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+REFUSAL = """\
+<!doctype html><html lang="en"><meta charset="utf-8"><title>403: pydist</title>
+<h1>403: this is not the address of a dashboard</h1>
+<p>The address of a dashboard ends in a token that is different each time. The program that runs the dashboard
+prints it, and <code>pydist top --list</code> lists those that run.</p></html>
+"""
+
+
+class _Watched(Protocol):
+    """What a handler needs of the server."""
+
+    token: str
+    pages: set[_Events]
+
+    async def fresh(self) -> None:
+        """Waits for a sample that is no older than the interval."""
+
+    def watch(self) -> None:
+        """Somebody watches."""
+
+    def state(self, after: int = 0) -> dict[str, Any]:
+        """What there is to show."""
+
+
+class _Handler(web.RequestHandler):
+    """Lets nobody in but those who know the token and have come by a name of this machine."""
+
+    server: _Watched
+
+    def initialize(self, server: _Watched) -> None:
+        """Takes the server, which tornado passes on."""
+        self.server = server
+
+    def set_default_headers(self) -> None:
+        """Sets the headers of every answer, errors included."""
+        for name, value in HEADERS.items():
+            self.set_header(name, value)
+
+    def prepare(self) -> None:
+        """Refuses before anything is done."""
+        given = self.path_kwargs.get("token") or ""
+        known = hmac.compare_digest(given.encode("utf-8", "replace"), self.server.token.encode())
+        host = self.request.headers.get("Host", "")
+        origin = self.request.headers.get("Origin")
+        if not known or not _is_here(host) or (origin is not None and origin != f"http://{host}"):
+            raise web.HTTPError(403)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Says what is wrong without a trace of what is inside."""
+        if status_code == 403:
+            self.set_header("Content-Type", "text/html; charset=utf-8")
+            self.finish(REFUSAL)
+        else:
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            self.finish(f"{status_code}: {self._reason}\n")
+
+
+class _Refused(_Handler):
+    """Whatever has no token at all."""
+
+
+class _File(_Handler):
+    """The page and what it is made of."""
+
+    def get(self, token: str, name: str) -> None:
+        """Gives a file."""
+        if name not in FILES:
+            raise web.HTTPError(404)
+        file, kind = FILES[name]
+        self.set_header("Content-Type", f"{kind}; charset=utf-8")
+        self.finish((resources.files(__package__) / "static" / file).read_bytes())
+
+
+class _State(_Handler):
+    """All that there is to show, as JSON: for `pydist top`, and for programs."""
+
+    async def get(self, token: str) -> None:
+        """Gives what is shown now."""
+        self.server.watch()
+        await self.server.fresh()
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        await self.finish(json.dumps(self.server.state()))
+
+
+class _Events(_Handler):
+    """What there is to show, again and again, for as long as a page is open."""
+
+    after = 0
+
+    async def get(self, token: str) -> None:
+        """Sends states until the page is closed."""
+        if len(self.server.pages) >= PAGES_MAX:
+            raise web.HTTPError(503, reason="Too many open pages")
+        self.set_header("Content-Type", "text/event-stream; charset=utf-8")
+        self.closed = asyncio.Event()
+        self.server.pages.add(self)
+        try:
+            while not self.closed.is_set():
+                self.server.watch()
+                began = time.monotonic()
+                await self.server.fresh()
+                state = self.server.state(self.after)
+                self.after = state["number"]
+                self.write(f"data: {json.dumps(state)}\n\n")
+                await self.flush()
+                left = sampler.INTERVAL - (time.monotonic() - began)
+                try:
+                    await asyncio.wait_for(self.closed.wait(), max(left, 0.05))
+                except TimeoutError:
+                    continue
+        except iostream.StreamClosedError:
+            return
+        finally:
+            self.server.pages.discard(self)
+
+    def on_connection_close(self) -> None:
+        """The page has been closed."""
+        self.closed.set()
+
+
+def _is_here(host: str) -> bool:
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    return name.lower() in NAMES
+
+
+class Server:
+    """Serves one page on loopback, from a thread of its own.
+
+    Parameters:
+        port: the port; 0 for any that is free.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.token = secrets.token_urlsafe(24)
+        self.pages: set[_Events] = set()
+        self._sampler = sampler.shared()
+        self._sockets = netutil.bind_sockets(port, ADDRESS)
+        self.port = int(self._sockets[0].getsockname()[1])
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pydist-dashboard-sample")
+        self._loop = asyncio.new_event_loop()
+        self._watched = -float("inf")
+        self._resting = True
+        self._ready = threading.Event()
+        self._ends = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="pydist-dashboard", daemon=True)
+        self._thread.start()
+        self._ready.wait(START_SECONDS)
+
+    @property
+    def url(self) -> str:
+        """The address of the page, with its token."""
+        return f"http://{ADDRESS}:{self.port}/{self.token}/"
+
+    def watch(self) -> None:
+        """Somebody watches."""
+        self._watched, self._resting = time.monotonic(), False
+
+    async def fresh(self) -> None:
+        """Waits for a sample that is no older than the interval."""
+        await self._loop.run_in_executor(self._pool, self._sampler.sample, sampler.INTERVAL * 0.8)
+
+    def state(self, after: int = 0) -> dict[str, Any]:
+        """What there is to show."""
+        return self._sampler.state(after)
+
+    def close(self) -> None:
+        """Ends the server and its thread; returns once they are gone."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._ends.set)
+            self._thread.join(STOP_SECONDS)
+        self._pool.shutdown()
+        self._sampler.rest()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        own = {"server": self}
+        application = web.Application(
+            [
+                (r"/(?P<token>[^/]+)/events", _Events, own),
+                (r"/(?P<token>[^/]+)/state", _State, own),
+                (r"/(?P<token>[^/]+)/(?P<name>[^/]*)", _File, own),
+                (r".*", _Refused, own),
+            ],
+            log_function=lambda handler: None,
+        )
+        server = httpserver.HTTPServer(application, max_header_size=16384, max_body_size=0)
+        server.add_sockets(self._sockets)
+        self._ready.set()
+        while not self._ends.is_set():
+            try:
+                await asyncio.wait_for(self._ends.wait(), 1.0)
+            except TimeoutError:
+                self._rest_if_unwatched()
+        server.stop()
+        for page in list(self.pages):
+            page.closed.set()
+        await server.close_all_connections()
+        while self.pages:
+            await asyncio.sleep(0.01)
+
+    def _rest_if_unwatched(self) -> None:
+        if not self._resting and time.monotonic() - self._watched > REST_AFTER:
+            self._resting = True
+            self._pool.submit(self._sampler.rest)
