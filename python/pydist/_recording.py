@@ -1,4 +1,4 @@
-"""Tells the core of this process which calls run, while somebody watches: `begin` and `end` are for then alone."""
+"""Tells the core of this process which calls run, while somebody watches."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def stop() -> None:
 
 def begin(key: tuple[int, int], f: Any, args: tuple[Any, ...]) -> None:
     """A call runs from now on."""
-    name = _name(f, args)
-    if name:
-        _core.call_began(key, name)
+    _core.call_began(key, _name(f, args))
 
 
 def end(key: tuple[int, int], error: BaseException | None) -> None:
@@ -53,17 +51,11 @@ def _text(error: BaseException) -> str:
 def _name(f: Any, args: tuple[Any, ...]) -> str:
     """What a call is shown as; nothing for those by which pydist itself keeps things going."""
     try:
-        if f is start or f is stop:
-            return ""
-        module = getattr(f, "__module__", None)
-        if module == "pydist._batches":
-            if f.__name__ == "give_back":
-                return ""
-            return f"{_mapped(f.__name__, args)} [map]"
-        if module == "pydist.executor" and args:
-            f = args[0]
         while isinstance(f, functools.partial):
             f = f.func
+        module = getattr(f, "__module__", None)
+        if isinstance(module, str) and module.startswith(f"{__package__}."):
+            return _name_within(module.removeprefix(f"{__package__}."), f, args)
         name = getattr(f, "__qualname__", None)
         return name if isinstance(name, str) and name else type(f).__qualname__
     except Exception:
@@ -71,22 +63,43 @@ def _name(f: Any, args: tuple[Any, ...]) -> str:
         return type(f).__qualname__
 
 
-def _mapped(way: str, args: tuple[Any, ...]) -> str:
-    """The function of a batch, which has its key or, on the process that maps, the function itself."""
-    from . import _functions
+def _name_within(module: str, f: Any, args: tuple[Any, ...]) -> str:
+    """What a call of a function of pydist is shown as: by the user's function that it calls."""
+    name = getattr(f, "__name__", type(f).__name__)
+    if (module, name) == ("_batches", "run"):
+        from . import _functions
 
-    f = _functions.get(args[0]) if way == "run" else args[0]
-    return getattr(f, "__qualname__", "") or type(f).__qualname__
+        return f"{_name(_functions.get(args[0]), ())} [map]"
+    if (module, name) == ("_batches", "run_function"):
+        return f"{_name(args[0], ())} [map]"
+    if (module, name) in (("executor", "_run_chunk"), ("_calls", "_printing")):
+        return _name(args[0], args[1:])
+    if (module, name) == ("_macros", "run_text"):
+        return "remotecall_eval"
+    if (module, name) == ("_distributed", "_Loop"):
+        return f"{_name(f.body, ())} [distributed]"
+    if (module, name) == ("_functions", "_Waiting"):
+        return _name(f._received.get(), args)
+    import pydist
+
+    return name if name in pydist.__all__ else ""
 
 
 def _tell_running() -> None:
-    """Tells of calls that began before, by the function that their thread is in."""
+    """Tells of calls that began before, by the user's function that their thread is in."""
     from . import _interrupts, _stacks
 
     frames = sys._current_frames()
+    own = start.__code__
     for key, thread in list(_interrupts._running.items()):
         frame = frames.get(thread)
-        inside = _stacks._users(frame) if frame is not None else []
-        if inside and inside[0].f_code not in (start.__code__, stop.__code__):
-            code = inside[0].f_code
-            _core.call_began(key, getattr(code, "co_qualname", code.co_name))
+        inside = [] if frame is None else [frame.f_code for frame in _stacks._users(frame)]
+        if own in inside:
+            _core.call_began(key, "")
+            continue
+        users = [code for code in inside if not code.co_filename.startswith(_stacks._FOLDER)]
+        if users:
+            way = (
+                " [map]" if inside[0].co_name in ("run", "run_function") and users[0] is not inside[0] else ""
+            )
+            _core.call_began(key, f"{users[0].co_qualname}{way}")

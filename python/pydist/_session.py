@@ -179,6 +179,10 @@ def ensure_started() -> None:
         session = new
         atexit.register(_at_exit)
         _executor.start(leads=False)
+    if (port := _config.dashboard()) is not None:
+        from . import _dashboard
+
+        _dashboard.announced(port)
 
 
 def refuse_in_forked_child() -> None:

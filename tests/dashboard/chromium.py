@@ -107,7 +107,9 @@ class Chromium:
     async def _connect(self) -> WebSocketClientConnection:
         stderr = Path(self._folder.name, "stderr")
         until = time.monotonic() + START_SECONDS
-        while not (found := re.search(r"DevTools listening on (ws://\S+)", stderr.read_text("utf-8", "replace"))):
+        while not (
+            found := re.search(r"DevTools listening on (ws://\S+)", stderr.read_text("utf-8", "replace"))
+        ):
             assert self._process.poll() is None, f"Chromium has ended: {stderr.read_text()}"
             assert time.monotonic() < until, f"Chromium does not start: {stderr.read_text()}"
             await asyncio.sleep(0.02)

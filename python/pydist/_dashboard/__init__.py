@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import html
+import sys
 import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,12 @@ def dashboard(port: int = 0, open: bool = False) -> Dashboard:
     if open:
         board.open()
     return board
+
+
+def announced(port: int) -> None:
+    """Starts the dashboard of a program that was told from outside to have one, and tells its address."""
+    sys.stderr.write(f"pydist: dashboard at {dashboard(port).url}\n")
+    sys.stderr.flush()
 
 
 def _at_exit() -> None:

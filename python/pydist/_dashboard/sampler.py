@@ -37,7 +37,9 @@ class Process:
         self.answered = time.monotonic()
         self.cpu = self.sent_rate = self.received_rate = self.call_rate = 0.0
         self.running: list[dict[str, Any]] = []
+        self.hidden = 0
         self.gone: str | None = None
+        self.gone_at: float | None = None
         self._seen: dict[tuple[int, int], float] = {}
 
     def take(self, told: dict[str, Any], now: float) -> None:
@@ -51,11 +53,17 @@ class Process:
         self.told, self.answered = told, now
         seen = {}
         self.running = []
+        self.hidden = 0
         for src, number, name, ago in told["calls"]:
             key = (src, number)
+            if name == "":
+                self.hidden += 1
+                continue
             # Of a call that began unwatched nobody knows for how long it runs.
             seen[key] = self._seen.get(key, now) if ago is None else now - ago
-            self.running.append({"name": name or f"call {number} of process {src}", "seconds": now - seen[key]})
+            self.running.append(
+                {"name": name or f"call {number} of process {src}", "seconds": now - seen[key]}
+            )
         self.running.sort(key=lambda call: -float(call["seconds"]))
         self._seen = seen
 
@@ -65,7 +73,11 @@ class Process:
             return "gone"
         if now - self.answered > SILENT_AFTER:
             return "silent"
-        return "busy" if self.told.get("running") else "idle"
+        return "busy" if self.count() else "idle"
+
+    def count(self) -> int:
+        """How many calls of the user run there."""
+        return max(int(self.told.get("running", 0)) - self.hidden, 0)
 
     def row(self, now: float) -> dict[str, Any]:
         """What is shown of it."""
@@ -79,10 +91,11 @@ class Process:
             "state": self.state(now),
             "silent_for": now - self.answered,
             "reason": self.gone,
+            "gone_at": self.gone_at,
             "cpu": self.cpu if alive else 0.0,
             "memory": told.get("rss", 0),
             "threads": told.get("threads", 0),
-            "running": told.get("running", 0),
+            "running": self.count() if alive else 0,
             "queued": told.get("queued", 0),
             "calls": self.running if alive else [],
             "calls_done": self.told.get("calls_done", 0),
@@ -190,17 +203,15 @@ class Sampler:
         for pid, (ospid, host) in members.items():
             if pid not in self._processes:
                 # That of process 1 is known here alone.
-                self._processes[pid] = Process(
-                    pid, ospid or (os.getpid() if pid == _core.me() else 0), host
-                )
-                if pid != _core.me():
+                self._processes[pid] = Process(pid, ospid or (os.getpid() if pid == _core.me() else 0), host)
+                if pid != _core.me() and self._history:
                     self._note(pid, "joined", f"worker {pid} joined on {host}")
             if pid not in self._recorded:
                 self._recorded.add(pid)
                 self._tell(pid, _recording.start)
         for pid, process in self._processes.items():
             if pid not in members and process.gone is None:
-                process.gone = _reason(pid)
+                process.gone, process.gone_at = _reason(pid), time.time()
                 self._recorded.discard(pid)
                 self._note(pid, "gone", f"worker {pid} is gone: {process.gone}")
         gone = [pid for pid, process in self._processes.items() if process.gone is not None]

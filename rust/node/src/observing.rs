@@ -83,7 +83,7 @@ impl Node {
         );
     }
 
-    /// A call runs from now on, of a function of this name.
+    /// A call runs from now on, of a function of this name; one without a name is told of only while it runs.
     pub fn call_began(&self, key: Key, name: String) {
         let now = crate::sync::now();
         self.observing.calls.lock().running.insert(key, (name, now));
@@ -96,6 +96,9 @@ impl Node {
         let Some((name, began)) = calls.running.remove(&key) else {
             return;
         };
+        if name.is_empty() {
+            return;
+        }
         calls.total += 1;
         let call = Ended {
             key,

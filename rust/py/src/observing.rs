@@ -29,7 +29,7 @@ pub(crate) fn observation(py: Python<'_>) -> PyResult<String> {
     Ok(detached(py, || node.observation()))
 }
 
-/// A call runs from now on, of a function of this name.
+/// A call runs from now on, of a function of this name, which is empty for calls of pydist itself.
 #[pyfunction]
 pub(crate) fn call_began(key: (ProcId, u64), name: String) -> PyResult<()> {
     node()?.call_began(key, name);

@@ -7,6 +7,12 @@ const HISTORY = 120;
 const WINDOW = 60;
 const LANES_MAX = 40;
 
+/** Black or white, whichever reads better on a colour of six digits. */
+function readableOn(colour) {
+  const [r, g, b] = [1, 3, 5].map((at) => (parseInt(colour.slice(at, at + 2), 16) / 255) ** 2.2);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.2 ? "#11161b" : "#ffffff";
+}
+
 /** A line without axes in a tile; `hover` is told the value under the pointer, or null. */
 class Spark {
   constructor(holder, hover) {
@@ -76,7 +82,7 @@ class Timeline {
 
   set(now, processes, calls) {
     this.now = now;
-    this.lanes = processes.filter((p) => p.state !== "gone").slice(0, LANES_MAX);
+    this.lanes = processes.filter((p) => p.gone_at === null || p.gone_at > now - WINDOW).slice(0, LANES_MAX);
     this.calls = calls;
     this.draw();
     this.showLegend();
@@ -155,6 +161,7 @@ class Timeline {
         this.drawBar(context, box);
         this.boxes.push(box);
       }
+      if (process.gone_at !== null) this.drawEnd(context, x(process.gone_at), top, lane, width, process);
     });
   }
 
@@ -200,11 +207,22 @@ class Timeline {
       context.beginPath();
       context.rect(box.x, box.y, box.w - 3, box.h);
       context.clip();
-      context.fillStyle = css("--surface");
+      context.fillStyle = readableOn(this.colour(box.name));
       context.textAlign = "left";
       context.fillText(box.name, box.x + 6, box.y + box.h / 2 + 0.5);
       context.restore();
     }
+  }
+
+  /** A worker that has gone: from then on its lane is struck out. */
+  drawEnd(context, at, top, lane, width, process) {
+    context.strokeStyle = css("--bad");
+    context.lineWidth = 2;
+    context.beginPath();
+    context.moveTo(at, top + 3); context.lineTo(at, top + lane - 3);
+    context.moveTo(at, top + lane / 2); context.lineTo(width, top + lane / 2);
+    context.stroke();
+    this.boxes.push({ x: at - 2, y: top, w: width - at, h: lane, name: `worker ${process.id} is gone`, gone: process.reason });
   }
 
   point(event) {
@@ -214,10 +232,10 @@ class Timeline {
     const box = this.boxes.findLast(near);
     this.tip.hidden = !box;
     if (!box) return;
-    const lines = [box.name, `worker ${box.worker} · ${box.running ? "runs for" : "took"} ${duration(box.took)}`];
+    const lines = box.gone ? [box.name, box.gone] : [box.name, `worker ${box.worker} · ${box.running ? "runs for" : "took"} ${duration(box.took)}`];
     if (box.count > 1) lines.push(`${box.count} calls one after the other`);
-    if (!box.running) lines.push(`began ${clock(box.began)}`);
-    if (box.error !== null) lines.push(box.error);
+    if (!box.running && !box.gone) lines.push(`began ${clock(box.began)}`);
+    if (box.error) lines.push(box.error);
     this.tip.textContent = lines.join("\n");
     const { width, height } = this.tip.getBoundingClientRect();
     this.tip.style.left = `${Math.min(event.clientX + 14, innerWidth - width - 8)}px`;
