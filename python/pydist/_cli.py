@@ -48,7 +48,7 @@ Options come before the program; all that follows it is passed to it in sys.argv
 
 subcommands:
   info                    print versions, limits, paths and settings
-  top                     show in the terminal what a program with a dashboard does; `pydist top --help` says how
+  top                     show in the terminal what a program with a dashboard does: `pydist top --help`
   worker                  start a worker that joins a cluster; `pydist worker --help` says how
 
 examples:

@@ -51,8 +51,10 @@ class Dashboard:
         """Ends the server, and what workers do for it."""
         global _running
         with _lock:
-            if _running is self:
-                _running = None
+            if _running is not self:
+                return
+            _running = None
+        atexit.unregister(_at_exit)
         self._entry.remove()
         self._server.close()
 
@@ -84,8 +86,8 @@ def dashboard(port: int = 0, open: bool = False) -> Dashboard:
         open: show the page in the browser of this machine.
 
     Returns:
-        A `Dashboard`, whose `url` is the address; the one that runs, where there is one. Its `close()`, or the
-        end of the program, ends it.
+        A `Dashboard`, whose `url` is the address; the one that runs, where there is one. Its `close()`, or
+        the end of the program, ends it.
 
     Raises:
         ImportError: tornado is not installed: `pip install "pydist[dashboard]"`.
@@ -135,7 +137,7 @@ def _at_exit() -> None:
 
 
 def top(where: Any = None, *, interval: float = 1.0) -> None:
-    """Shows in the terminal what the cluster does, until `q` or Ctrl-C; once, where the output is no terminal.
+    """Shows in the terminal what the cluster does, until `q` or Ctrl-C; once, where that is no terminal.
 
     `pydist top` does so from another terminal, for a program that runs a dashboard.
 

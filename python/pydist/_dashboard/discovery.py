@@ -1,4 +1,4 @@
-"""Which dashboards of this user run on this machine: a file for each, in a folder that the user alone can enter."""
+"""Which dashboards of this user run on this machine: a file for each, in a folder of the user alone."""
 
 from __future__ import annotations
 

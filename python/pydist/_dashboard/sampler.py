@@ -134,8 +134,8 @@ class _Pace:
 class Sampler:
     """Asks all processes what they do, once a second while somebody watches.
 
-    Workers record their calls while they are watched, and are told once when that begins and ends. A sample is
-    one small message to each process and one back, which its core answers.
+    Workers record their calls while they are watched, and are told once when that begins and ends. A sample
+    is one small message to each process and one back, which its core answers.
     """
 
     def __init__(self) -> None:
@@ -153,6 +153,7 @@ class Sampler:
         self._number_lock = threading.Lock()
         self._last = -float("inf")
         self._began = time.time()
+        self._watchers: set[int] = set()
         _output.tap = self._hear
 
     # --- watching
@@ -168,17 +169,23 @@ class Sampler:
             self._measure_maps()
             self._remember()
 
-    def rest(self) -> None:
-        """Nobody watches for now: workers record nothing."""
+    def watch(self, watcher: object) -> None:
+        """Somebody asks for samples from now on."""
+        self._watchers.add(id(watcher))
+
+    def unwatch(self, watcher: object) -> None:
+        """Somebody asks for no more samples; where nobody else does, workers record nothing."""
         with self._lock:
+            self._watchers.discard(id(watcher))
+            if self._watchers:
+                return
             self._last = -float("inf")
             recorded, self._recorded = self._recorded, set()
             for pid in recorded:
                 self._tell(pid, _recording.stop)
 
     def close(self) -> None:
-        """Nobody watches any more."""
-        self.rest()
+        """Nothing is asked of it any more."""
         if _output.tap == self._hear:
             _output.tap = None
         with self._lock:
@@ -378,13 +385,25 @@ def _reason(pid: int) -> str:
 
 
 _sampler: Sampler | None = None
+_users = 0
 _sampler_lock = threading.Lock()
 
 
-def shared() -> Sampler:
-    """The one sampler of this process: what cores tell is told once."""
-    global _sampler
+def acquire() -> Sampler:
+    """The one sampler of this process, as cores tell of each call once; `release` gives it back."""
+    global _sampler, _users
     with _sampler_lock:
         if _sampler is None:
             _sampler = Sampler()
+        _users += 1
         return _sampler
+
+
+def release() -> None:
+    """One of those who use the sampler does so no longer; it ends with the last."""
+    global _sampler, _users
+    with _sampler_lock:
+        _users -= 1
+        if _users == 0 and _sampler is not None:
+            _sampler.close()
+            _sampler = None

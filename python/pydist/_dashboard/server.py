@@ -9,13 +9,14 @@ import asyncio
 import hmac
 import json
 import secrets
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any, Protocol
 
-from tornado import httpserver, iostream, netutil, web
+from tornado import httpserver, iostream, web
 
 from . import sampler
 
@@ -27,7 +28,7 @@ PAGES_MAX = 32
 REST_AFTER = 5.0
 """Seconds after the last request for data until nobody is taken to watch."""
 NAMES = ("127.0.0.1", "localhost", "[::1]")
-"""What a browser may call this machine: a page of another site that has its own name point here is refused."""
+"""What a browser may call this machine: a site that has its own name point here gets nothing."""
 
 FILES = {
     "": ("index.html", "text/html"),
@@ -189,9 +190,10 @@ class Server:
     def __init__(self, port: int) -> None:
         self.token = secrets.token_urlsafe(24)
         self.pages: set[_Events] = set()
-        self._sampler = sampler.shared()
-        self._sockets = netutil.bind_sockets(port, ADDRESS)
-        self.port = int(self._sockets[0].getsockname()[1])
+        self._socket = socket.create_server((ADDRESS, port))
+        self._socket.setblocking(False)
+        self._sampler = sampler.acquire()
+        self.port = int(self._socket.getsockname()[1])
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="pydist-dashboard-sample")
         self._loop = asyncio.new_event_loop()
         self._watched = -float("inf")
@@ -210,6 +212,7 @@ class Server:
     def watch(self) -> None:
         """Somebody watches."""
         self._watched, self._resting = time.monotonic(), False
+        self._sampler.watch(self)
 
     async def fresh(self) -> None:
         """Waits for a sample that is no older than the interval."""
@@ -225,7 +228,8 @@ class Server:
             self._loop.call_soon_threadsafe(self._ends.set)
             self._thread.join(STOP_SECONDS)
         self._pool.shutdown()
-        self._sampler.rest()
+        self._sampler.unwatch(self)
+        sampler.release()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -246,7 +250,7 @@ class Server:
             log_function=lambda handler: None,
         )
         server = httpserver.HTTPServer(application, max_header_size=16384, max_body_size=0)
-        server.add_sockets(self._sockets)
+        server.add_socket(self._socket)
         self._ready.set()
         while not self._ends.is_set():
             try:
@@ -256,11 +260,12 @@ class Server:
         server.stop()
         for page in list(self.pages):
             page.closed.set()
-        await server.close_all_connections()
-        while self.pages:
+        until = time.monotonic() + STOP_SECONDS / 2
+        while self.pages and time.monotonic() < until:
             await asyncio.sleep(0.01)
+        await server.close_all_connections()
 
     def _rest_if_unwatched(self) -> None:
         if not self._resting and time.monotonic() - self._watched > REST_AFTER:
             self._resting = True
-            self._pool.submit(self._sampler.rest)
+            self._pool.submit(self._sampler.unwatch, self)

@@ -33,16 +33,18 @@ def top(where: str | None, interval: float) -> None:
         return
     if not _session.is_head():
         raise RuntimeError("Only process 1 can show what the cluster does")
-    own = sampler.shared()
+    own, watcher = sampler.acquire(), object()
 
     def look() -> State:
+        own.watch(watcher)
         own.sample()
         return own.state()
 
     try:
         show(look, interval)
     finally:
-        own.rest()
+        own.unwatch(watcher)
+        sampler.release()
 
 
 def _check_rich() -> None:
@@ -213,9 +215,9 @@ def _processes(state: State, width: int) -> Any:
         gone = process["state"] == "gone"
         queued = f" + {process['queued']}" if process["queued"] else ""
         row: list[Any] = [str(process["id"]), Text(process["state"], STATES[process["state"]])]
-        row += [Text(process["host"]), str(process["ospid"] or "–")] if wide else []
+        row += [Text(process["host"]), str(process["ospid"] or "-")] if wide else []
         row += (
-            ["–", "–", "–"]
+            ["-", "-", "-"]
             if gone
             else [
                 f"{process['cpu']:.0f} %",
@@ -286,6 +288,7 @@ def _channels(state: State) -> Any:
         waiting = [Text(str(n), "bold yellow" if n else "") for n in (channel["putters"], channel["takers"])]
         name = channel["id"] if channel["open"] else f"{channel['id']} (closed)"
         table.add_row(name, str(channel["owner"]), Text(f"{depth} {of}", "yellow" if full else ""), *waiting)
+    table.expand = False
     return table
 
 

@@ -82,7 +82,13 @@ function keep(parent, items, key, create, update) {
   }
   for (const element of old.values()) element.remove();
 }
-const cells = (row, classes) => { for (const name of classes) row.append(make("td", name)); return row; };
+/** A row with cells of these classes; their roles are said, as narrow pages lay tables out in another way. */
+function cells(row, classes) {
+  row.setAttribute("role", "row");
+  for (const name of classes) row.append(make("td", name));
+  for (const cell of row.cells) cell.setAttribute("role", "cell");
+  return row;
+}
 function meter(fraction, full) {
   const outer = make("span", "meter");
   outer.append(make("i", full ? "full" : ""));
@@ -199,6 +205,7 @@ function showRuns(cell, p) {
   setText(cell.firstChild, text);
   const more = p.running > 1 ? `, ${p.running - 1} more` : "";
   setText(cell.lastChild, first && p.state === "busy" ? ` for ${duration(first.seconds)}${more}` : "");
+  cell.classList.toggle("nothing", !text);
   cell.title = p.calls.length ? p.calls.slice(0, 12).map((c) => `${c.name} for ${duration(c.seconds)}`).join("\n") : text;
 }
 
