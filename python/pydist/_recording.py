@@ -86,20 +86,14 @@ def _name_within(module: str, f: Any, args: tuple[Any, ...]) -> str:
 
 
 def _tell_running() -> None:
-    """Tells of calls that began before, by the user's function that their thread is in."""
+    """Tells of calls that began before, by what the frame that runs them was given."""
     from . import _interrupts, _stacks
 
     frames = sys._current_frames()
-    own = start.__code__
     for key, thread in list(_interrupts._running.items()):
         frame = frames.get(thread)
-        inside = [] if frame is None else [frame.f_code for frame in _stacks._users(frame)]
-        if own in inside:
-            _core.call_began(key, "")
-            continue
-        users = [code for code in inside if not code.co_filename.startswith(_stacks._FOLDER)]
-        if users:
-            way = (
-                " [map]" if inside[0].co_name in ("run", "run_function") and users[0] is not inside[0] else ""
-            )
-            _core.call_began(key, f"{users[0].co_qualname}{way}")
+        while frame is not None and not _stacks.runs_call(frame):
+            frame = frame.f_back
+        if frame is not None:
+            values = frame.f_locals
+            _core.call_began(key, _name(values.get("f"), values.get("args", ())))

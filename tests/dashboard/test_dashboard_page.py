@@ -110,7 +110,8 @@ def test_page_shows_channels_with_depth_and_waiters(
 ) -> None:
     channel = d.RemoteChannel(lambda: d.Channel(2), workers[0])
     puts = [d.remotecall(channel.put, workers[1], n) for n in range(5)]
-    rows = "[...document.querySelectorAll('#channels tbody tr')].map(row => row.innerText.split(/\\s+/).join(' '))"
+    words = "row => row.innerText.split(/\\s+/).join(' ')"
+    rows = f"[...document.querySelectorAll('#channels tbody tr')].map({words})"
     page.wait_for(f"{rows}.some(text => / {workers[0]} 2 of 2 3 0$/.test(text))", what="2 of 2, 3 putters")
     shot(page, "channels")
     assert sorted(channel.take() for _ in range(5)) == list(range(5))
@@ -176,19 +177,9 @@ def test_page_is_light_or_dark_and_fits_every_screen(page: Chromium) -> None:
 
 def test_page_reads_well(page: Chromium) -> None:
     """Text stands out from what is behind it by 4.5 to 1, as WCAG asks, in light and in dark."""
-    texts = [
-        "h2",
-        ".note",
-        "small",
-        "th",
-        "td",
-        ".state.idle",
-        ".state.gone",
-        "td.runs",
-        ".error .text",
-        "summary",
-    ]
-    contrast = CONTRAST.replace("TEXTS", str(texts))
+    tags = ["h2", "small", "th", "td", "summary"]
+    classes = [".note", ".state.idle", ".state.gone", "td.runs", ".error .text"]
+    contrast = CONTRAST.replace("TEXTS", str(tags + classes))
     for scheme in ("light", "dark"):
         page.emulate(width=1280, height=800, scheme=scheme)
         assert [(text, ratio) for text, ratio in page.evaluate(contrast) if ratio < 4.5] == []

@@ -369,6 +369,8 @@ class Sampler:
 def program() -> str:
     """What this process runs, in few words."""
     name = sys.argv[0] if sys.argv else ""
+    if os.path.basename(name) == "__main__.py":
+        return f"python -m {os.path.basename(os.path.dirname(name))}"
     if name in ("", "-c", "-m", "-"):
         return "interactive session" if name == "" else f"python {name}"
     return os.path.basename(name)
