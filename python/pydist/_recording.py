@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from typing import Any
 
 from . import _core
@@ -13,6 +14,9 @@ on = False
 
 ERROR_CHARACTERS = 300
 """How much of an error's message is told."""
+
+
+_failure = threading.local()
 
 
 def start() -> None:
@@ -37,7 +41,13 @@ def begin(key: tuple[int, int], f: Any, args: tuple[Any, ...]) -> None:
 
 def end(key: tuple[int, int], error: BaseException | None) -> None:
     """A call has ended; one that `begin` was not told of is passed over."""
-    _core.call_ended(key, None if error is None else _text(error))
+    text = _failure.__dict__.pop("text", None) if error is None else _text(error)
+    _core.call_ended(key, text)
+
+
+def failed(error: BaseException) -> None:
+    """An element of the batch that this thread runs has failed: the call is told of with the last such error."""
+    _failure.text = _text(error)
 
 
 def _text(error: BaseException) -> str:
@@ -70,6 +80,10 @@ def _name_within(module: str, f: Any, args: tuple[Any, ...]) -> str:
         from . import _functions
 
         return f"{_name(_functions.get(args[0]), ())} [map]"
+    if (module, name) == ("_batches", "run_single"):
+        from . import _functions
+
+        return f"{_name(_functions.get((args[0], args[1])), ())} [map]"
     if (module, name) == ("_batches", "run_function"):
         return f"{_name(args[0], ())} [map]"
     if (module, name) in (("executor", "_run_chunk"), ("_calls", "_printing")):

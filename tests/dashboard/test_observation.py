@@ -133,6 +133,18 @@ def test_errors_are_told_with_their_message(d: ModuleType, workers: list[int], s
     assert ("error", workers[0]) in [(line["kind"], line["worker"]) for line in look(sampler)["lines"]]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, "auto"])
+def test_errors_of_elements_of_a_map_are_told(
+    d: ModuleType, workers: list[int], sampler: Sampler, batch_size: Any
+) -> None:
+    recorded(sampler, d, workers[0])
+    text = f"batches of {batch_size}"
+    with pytest.raises(ValueError, match=text):
+        d.pmap(fail, [text] * 3, pool=[workers[0]], batch_size=batch_size)
+    errors = [call["error"] for call in calls(sampler, "fail [map]")]
+    assert f"ValueError: {text}" in errors
+
+
 def test_coroutines_are_told_until_they_have_ended(
     d: ModuleType, workers: list[int], sampler: Sampler
 ) -> None:
@@ -157,12 +169,14 @@ def test_calls_have_the_names_of_the_users_functions(
     d.remotecall_fetch(d.myid, pid)
     d.pmap(lambda x: x, range(4), pool=[pid])
     d.pmap(math.sqrt, range(4), pool=[pid], batch_size=2)
+    d.pmap(math.cos, range(4), pool=[pid], batch_size=1)
+    d.pmap(math.sin, range(4), distributed=False)
     with d.Executor(pool := 1) as executor:
         assert pool
         list(executor.map(math.floor, [1.5], chunksize=1))
     names = {call["name"] for call in look(sampler)["calls"]}
     here = "test_calls_have_the_names_of_the_users_functions.<locals>.<lambda>"
-    assert {"pow", here, "Odd", "myid", f"{here} [map]", "sqrt [map]"} <= names
+    assert {"pow", here, "Odd", "myid", f"{here} [map]", "sqrt [map]", "cos [map]", "sin [map]"} <= names
     # What pydist does for itself is no call of the user.
     assert names.isdisjoint({"", "start", "stop", "give_back", "_serve", "_nothing", "have_dropped"})
 
