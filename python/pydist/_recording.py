@@ -46,7 +46,7 @@ def end(key: tuple[int, int], error: BaseException | None) -> None:
 
 
 def failed(error: BaseException) -> None:
-    """An element of the batch that this thread runs has failed: the call is told of with the last such error."""
+    """An element of the batch that this thread runs has failed: the call is told of with the last error."""
     _failure.text = _text(error)
 
 

@@ -233,6 +233,11 @@ def _after_fork() -> None:
     _core.after_fork_in_child()
 
 
+def is_leaving() -> bool:
+    """Whether this process, the first of a cluster, ends."""
+    return _leaving
+
+
 def stay_at_exit() -> None:
     """Keeps threads but the main one from telling, while the process ends, that all workers have gone."""
     while _leaving and threading.current_thread() is not threading.main_thread():

@@ -180,6 +180,27 @@ def test_its_end_closes_the_port_and_the_pages(d: ModuleType) -> None:
     board.close()
 
 
+def test_a_program_with_an_open_page_ends_as_others_do() -> None:
+    """Nothing is printed, nothing is waited for, and the page is closed."""
+    done = support.run_script(
+        """
+        import http.client, urllib.parse
+        import pydist as d
+
+        board = d.dashboard()
+        d.addprocs(1)
+        parts = urllib.parse.urlsplit(board.url)
+        page = http.client.HTTPConnection(parts.netloc, timeout=20)
+        page.request("GET", parts.path + "events")
+        answer = page.getresponse()
+        assert answer.readline().startswith(b"data: {")
+        print("done")
+        """,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_only_process_1_has_one(d: ModuleType, workers: list[int]) -> None:
     with pytest.raises(d.RemoteException, match="Only process 1 can show a dashboard"):
         d.remotecall_fetch(d.dashboard, workers[0])

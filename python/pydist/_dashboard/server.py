@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import queue
 import secrets
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from importlib import resources
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from tornado import httpserver, iostream, web
 
+from .. import _log, _session
 from . import sampler
 
 ADDRESS = "127.0.0.1"
@@ -60,6 +62,10 @@ prints it, and <code>pydist top --list</code> lists those that run.</p></html>
 """
 
 
+_Job: TypeAlias = tuple[Callable[[], None], "asyncio.Future[None] | None"]
+"""What the thread that takes samples does, and who waits for it."""
+
+
 class _Watched(Protocol):
     """What a handler needs of the server."""
 
@@ -71,6 +77,9 @@ class _Watched(Protocol):
 
     def watch(self) -> None:
         """Somebody watches."""
+
+    def is_ending(self) -> bool:
+        """Whether the server, or the whole program, ends."""
 
     def state(self, after: int = 0) -> dict[str, Any]:
         """What there is to show."""
@@ -98,6 +107,11 @@ class _Handler(web.RequestHandler):
         origin = self.request.headers.get("Origin")
         if not known or not _is_here(host) or (origin is not None and origin != f"http://{host}"):
             raise web.HTTPError(403)
+
+    def log_exception(self, *error: Any) -> None:
+        """Logs what is a fault of ours, in the log of pydist; requests that were refused are none."""
+        if not isinstance(error[1], web.HTTPError) and not self.server.is_ending():
+            _log.logger().warning("the dashboard has failed", exc_info=error[1])
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Says what is wrong without a trace of what is inside."""
@@ -194,15 +208,22 @@ class Server:
         self._socket.setblocking(False)
         self._sampler = sampler.acquire()
         self.port = int(self._socket.getsockname()[1])
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="pydist-dashboard-sample")
+        # A thread of our own: a pool of the standard library ends before this does at the end of the program.
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._watched = -float("inf")
         self._resting = True
         self._ready = threading.Event()
         self._ends = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="pydist-dashboard", daemon=True)
-        self._thread.start()
-        self._ready.wait(START_SECONDS)
+        self._threads = [
+            threading.Thread(target=self._run, name="pydist-dashboard", daemon=True),
+            threading.Thread(target=self._take_samples, name="pydist-dashboard-samples", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        if not self._ready.wait(START_SECONDS):
+            self.close()
+            raise RuntimeError(f"the server of the dashboard has not started within {START_SECONDS:g} s")
 
     @property
     def url(self) -> str:
@@ -214,22 +235,45 @@ class Server:
         self._watched, self._resting = time.monotonic(), False
         self._sampler.watch(self)
 
+    def is_ending(self) -> bool:
+        """Whether the server, or the whole program, ends."""
+        return self._ends.is_set() or _session.is_leaving()
+
     async def fresh(self) -> None:
         """Waits for a sample that is no older than the interval."""
-        await self._loop.run_in_executor(self._pool, self._sampler.sample, sampler.INTERVAL * 0.8)
+        taken: asyncio.Future[None] = self._loop.create_future()
+        self._jobs.put((lambda: self._sampler.sample(sampler.INTERVAL * 0.8), taken))
+        await taken
 
     def state(self, after: int = 0) -> dict[str, Any]:
         """What there is to show."""
         return self._sampler.state(after)
 
     def close(self) -> None:
-        """Ends the server and its thread; returns once they are gone."""
-        if self._thread.is_alive():
+        """Ends the server and its threads; returns once they are gone."""
+        serving, sampling = self._threads
+        if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._ends.set)
-            self._thread.join(STOP_SECONDS)
-        self._pool.shutdown()
+        serving.join(STOP_SECONDS)
+        # After the pages, which may wait for a sample.
+        self._jobs.put(None)
+        sampling.join(STOP_SECONDS)
         self._sampler.unwatch(self)
         sampler.release()
+
+    def _take_samples(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            do, done = job
+            error = None
+            try:
+                do()
+            except Exception as raised:
+                error = raised
+            try:
+                self._loop.call_soon_threadsafe(_settle, done, error)
+            except RuntimeError:
+                # The loop has ended.
+                return
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -268,4 +312,14 @@ class Server:
     def _rest_if_unwatched(self) -> None:
         if not self._resting and time.monotonic() - self._watched > REST_AFTER:
             self._resting = True
-            self._pool.submit(self._sampler.unwatch, self)
+            self._jobs.put((lambda: self._sampler.unwatch(self), None))
+
+
+def _settle(done: asyncio.Future[None] | None, error: Exception | None) -> None:
+    """Tells who waits for a job, if anybody still does."""
+    if done is None or done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
