@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import time
+import types
 from typing import Any
 
 from . import _core
@@ -12,11 +14,18 @@ from . import _core
 on = False
 """Whether somebody watches."""
 
+SLICE_SECONDS, SLICE_CALLS = 0.25, 250
+"""So many calls are told of in such a time; there may be more, but a microsecond for each would show."""
 ERROR_CHARACTERS = 300
 """How much of an error's message is told."""
 
 
-_failure = threading.local()
+_OWN = f"{__package__}."
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_failures: dict[int, str] = {}
+_told: set[tuple[int, int]] = set()
+_slice = 0.0
+_left = 0
 
 
 def start() -> None:
@@ -31,23 +40,45 @@ def stop() -> None:
     """Nobody watches any more."""
     global on
     on = False
+    _failures.clear()
+    _told.clear()
     _core.forget_calls()
 
 
 def begin(key: tuple[int, int], f: Any, args: tuple[Any, ...]) -> None:
-    """A call runs from now on."""
-    _core.call_began(key, _name(f, args))
+    """A call runs from now on; it is told of unless there are too many."""
+    global _slice, _left
+    if _left <= 0:
+        now = time.monotonic()
+        if now < _slice:
+            return
+        _slice, _left = now + SLICE_SECONDS, SLICE_CALLS
+    _left -= 1
+    if type(f) in _FUNCTIONS and not (f.__module__ or "").startswith(_OWN):
+        _core.call_began(key, f.__qualname__)
+    else:
+        _core.call_began(key, _name(f, args))
+    _told.add(key)
 
 
 def end(key: tuple[int, int], error: BaseException | None) -> None:
-    """A call has ended; one that `begin` was not told of is passed over."""
-    text = _failure.__dict__.pop("text", None) if error is None else _text(error)
-    _core.call_ended(key, text)
+    """A call has ended; one that was not told of is passed over."""
+    if error is None and _failures:
+        text = _failures.pop(threading.get_ident(), None)
+    else:
+        text = None if error is None else _text(error)
+    if key in _told:
+        _told.discard(key)
+        _core.call_ended(key, text)
+    elif text is not None and (error is None or isinstance(error, Exception)):
+        # Errors are told of, however many calls there are.
+        _core.call_began(key, "a call")
+        _core.call_ended(key, text)
 
 
 def failed(error: BaseException) -> None:
     """An element of the batch that this thread runs has failed: the call is told of with the last error."""
-    _failure.text = _text(error)
+    _failures[threading.get_ident()] = _text(error)
 
 
 def _text(error: BaseException) -> str:
@@ -64,8 +95,8 @@ def _name(f: Any, args: tuple[Any, ...]) -> str:
         while isinstance(f, functools.partial):
             f = f.func
         module = getattr(f, "__module__", None)
-        if isinstance(module, str) and module.startswith(f"{__package__}."):
-            return _name_within(module.removeprefix(f"{__package__}."), f, args)
+        if isinstance(module, str) and module.startswith(_OWN):
+            return _name_within(module.removeprefix(_OWN), f, args)
         name = getattr(f, "__qualname__", None)
         return name if isinstance(name, str) and name else type(f).__qualname__
     except Exception:
@@ -111,3 +142,4 @@ def _tell_running() -> None:
         if frame is not None:
             values = frame.f_locals
             _core.call_began(key, _name(values.get("f"), values.get("args", ())))
+            _told.add(key)

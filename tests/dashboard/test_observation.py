@@ -218,11 +218,45 @@ def test_short_calls_that_follow_each_other_are_one_bar(
     d: ModuleType, workers: list[int], sampler: Sampler
 ) -> None:
     recorded(sampler, d, workers[0])
-    for number in range(300):
+    for number in range(100):
         d.remotecall_fetch(math.isqrt, workers[0], number)
     found = calls(sampler, "isqrt")
-    assert sum(call["count"] for call in found) == 300
-    assert len(found) < 150
+    assert sum(call["count"] for call in found) == 100
+    assert len(found) < 50
+
+
+def test_a_flood_of_calls_is_told_of_in_part_but_for_its_errors(
+    d: ModuleType, workers: list[int], sampler: Sampler
+) -> None:
+    pid = workers[0]
+    recorded(sampler, d, pid)
+    began = time.monotonic()
+    before = row(sampler, pid)["calls_begun"]
+    flood = [d.remotecall(math.isqrt, pid, number) for number in range(3000)]
+    failing = d.remotecall(fail, pid, "in the flood")
+    d.wait(flood)
+    with pytest.raises(ValueError, match="in the flood"):
+        failing.fetch()
+    assert row(sampler, pid)["calls_begun"] - before >= 3001
+    assert "ValueError: in the flood" in [call["error"] for call in look(sampler)["calls"]]
+    told = sum(call["count"] for call in look(sampler)["calls"] if call["name"] == "isqrt")
+    slices = (time.monotonic() - began) / _recording.SLICE_SECONDS + 2
+    assert 0 < told <= slices * _recording.SLICE_CALLS
+
+
+def test_a_call_that_was_cancelled_before_it_began_is_no_error(
+    d: ModuleType, workers: list[int], sampler: Sampler, tmp_path: Path
+) -> None:
+    pid = workers[0]
+    recorded(sampler, d, pid)
+    futures = [d.remotecall(support.hold_gil, pid, 0.3, str(tmp_path / "started"))]
+    support.wait_until((tmp_path / "started").exists)
+    futures += [d.remotecall(math.isqrt, pid, number) for number in range(5)]
+    cancelled = [future.cancel() for future in futures[1:]]
+    assert True in cancelled
+    futures[0].fetch()
+    d.remotecall_fetch(math.isqrt, pid, 4)
+    assert [call for call in look(sampler)["calls"] if call["error"] is not None] == []
 
 
 def test_channels_with_their_depth_and_who_waits(d: ModuleType, workers: list[int], sampler: Sampler) -> None:

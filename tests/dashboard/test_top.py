@@ -50,7 +50,7 @@ def state(**changes: Any) -> dict[str, Any]:
         "running": 2,
         "queued": 3,
         "calls": [{"name": "simulate", "seconds": 75.0}],
-        "calls_done": 5,
+        "calls_begun": 5,
         "call_rate": 2.0,
         "sent": 1234,
         "received": 5_600_000,

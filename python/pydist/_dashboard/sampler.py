@@ -49,7 +49,7 @@ class Process:
             self.cpu = _rate(before, told, "cpu", elapsed) * 100
             self.sent_rate = _rate(before, told, "bytes_sent", elapsed)
             self.received_rate = _rate(before, told, "bytes_received", elapsed)
-            self.call_rate = _rate(before, told, "calls_done", elapsed)
+            self.call_rate = _rate(before, told, "calls_begun", elapsed)
         self.told, self.answered = told, now
         seen = {}
         self.running = []
@@ -98,7 +98,7 @@ class Process:
             "running": self.count() if alive else 0,
             "queued": told.get("queued", 0),
             "calls": self.running if alive else [],
-            "calls_done": self.told.get("calls_done", 0),
+            "calls_begun": self.told.get("calls_begun", 0),
             "call_rate": self.call_rate if alive else 0.0,
             "sent": self.told.get("bytes_sent", 0),
             "received": self.told.get("bytes_received", 0),

@@ -12,6 +12,7 @@ use rustc_hash::FxHashMap;
 use crate::node::Node;
 use crate::sending::CallFailed;
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::waiter::Wake;
 
 /// Ended calls that are kept until they are told; the oldest go first.
@@ -53,15 +54,16 @@ impl Ended {
 struct Calls {
     running: FxHashMap<Key, (String, Instant)>,
     ended: VecDeque<Ended>,
-    /// All that have ended, and those of them that were dropped untold.
-    total: u64,
+    /// Those that were dropped untold.
     dropped: u64,
 }
 
-/// The calls of this process, while somebody watches it.
+/// The calls of this process; Python tells of them while somebody watches it.
 #[derive(Default)]
 pub(crate) struct Observing {
     calls: Mutex<Calls>,
+    /// All calls that have begun, watched or not.
+    begun: AtomicU64,
 }
 
 impl Node {
@@ -83,6 +85,10 @@ impl Node {
         );
     }
 
+    pub(crate) fn count_call(&self) {
+        self.observing.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A call runs from now on, of a function of this name; one without a name is told of only while it runs.
     pub fn call_began(&self, key: Key, name: String) {
         let now = crate::sync::now();
@@ -99,7 +105,6 @@ impl Node {
         if name.is_empty() {
             return;
         }
-        calls.total += 1;
         let call = Ended {
             key,
             name,
@@ -186,7 +191,7 @@ impl Node {
             }
         }
         let ended = std::mem::take(&mut calls.ended);
-        let (total, dropped) = (calls.total, calls.dropped);
+        let (begun, dropped) = (self.observing.begun.load(Ordering::Relaxed), calls.dropped);
         drop(calls);
         text.push_str("],\"ended\":[");
         for (index, call) in ended.iter().enumerate() {
@@ -202,7 +207,7 @@ impl Node {
             }
             text.push(']');
         }
-        let _ = write!(text, "],\"calls_done\":{total},\"calls_dropped\":{dropped}");
+        let _ = write!(text, "],\"calls_begun\":{begun},\"calls_dropped\":{dropped}");
     }
 }
 

@@ -159,7 +159,9 @@ impl Node {
     /// A call that was taken is about to run; false where it was cancelled.
     pub fn begin_call(&self, src: ProcId, id: u64) -> bool {
         let wanted = self.with_machine(|machine| machine.begin(src, id));
-        if !wanted {
+        if wanted {
+            self.count_call();
+        } else {
             self.leave_lane(src, id);
         }
         wanted

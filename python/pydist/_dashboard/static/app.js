@@ -306,7 +306,7 @@ function show(state, fresh) {
   const { program, host, ospid, version, python, cpus, since } = state.cluster;
   setText($("program"), `${program} on ${host}, pid ${ospid}`);
   document.title = `${program} · pydist`;
-  setText($("about"), `pydist ${version} · Python ${python} · ${cpus} usable CPUs on ${host} · watched for ${duration(state.time - since)}${state.dropped ? ` · ${state.dropped} calls too short and many to show` : ""}`);
+  setText($("about"), `pydist ${version} · Python ${python} · ${cpus} usable CPUs on ${host} · watched for ${duration(state.time - since)}${state.dropped ? ` · ${state.dropped} calls too many to show` : ""}`);
   showTiles(state);
   timeline.set(state.time, state.processes, known.calls);
   showWorkers(state);
