@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         workers,
     )
     from ._core import __version__ as __version__
+    from ._dashboard import dashboard, top
     from ._distributed import distributed
     from ._doctor import doctor
     from ._errors import (
@@ -110,6 +111,7 @@ __all__ = [
     "check_same_host",
     "cluster",
     "cluster_cookie",
+    "dashboard",
     "default_worker_pool",
     "distributed",
     "doctor",
@@ -146,6 +148,7 @@ __all__ = [
     "stats",
     "sync",
     "sync_dir",
+    "top",
     "trace",
     "unregister_by_value",
     "upload",
@@ -164,6 +167,7 @@ _HOMES = {
         "addprocs check_same_host cluster_cookie interrupt myid nprocs nworkers procs rmprocs stats workers"
     ),
     "_core": "__version__",
+    "_dashboard": "dashboard top",
     "_distributed": "distributed",
     "_doctor": "doctor",
     "_errors": (

@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from . import _core, _functions, _interrupts, _plain, _serialize
+from . import _core, _functions, _interrupts, _plain, _recording, _serialize
 from ._errors import local_exception
 
 Columns: TypeAlias = tuple[Any, ...]
@@ -61,6 +61,8 @@ def run_single(source: int, number: int, /, *row: Any) -> Any:
     except BaseException as error:
         if _interrupts.leaving():
             raise
+        if _recording.on:
+            _recording.failed(error)
         took = time.perf_counter_ns() - start
         return _dump((took, [None], [(0, local_exception(error, _core.me()))]))
     took = time.perf_counter_ns() - start
@@ -114,6 +116,8 @@ def _extend(values: list[Any], calls: Any, iterator: Any) -> BaseException | Non
     except BaseException as error:
         if _interrupts.leaving():
             raise
+        if _recording.on:
+            _recording.failed(error)
         return error
     # An iterator over a list that has not come to its end names the list.
     return None if len(iterator.__reduce__()) == 2 else StopIteration()

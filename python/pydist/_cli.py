@@ -14,6 +14,7 @@ from ._program import Program, UsageError
 HELP = """\
 usage: pydist [options] [script.py | -c code | -m module | -] [arguments]
        pydist info
+       pydist top [URL | PID]
        pydist worker [options]
 
 Runs a Python program with worker processes; without a program, an interactive session.
@@ -34,6 +35,7 @@ options:
   --mpi                   the processes that mpirun has started: the first runs the program, the others are
                           the workers; found out without --mpi, too, unless other workers are asked for
   --allow-plaintext       let connections to other hosts go without encryption (TLS)
+      --dashboard[=PORT]  show what the cluster does on a live page on 127.0.0.1; its address is printed
   -L, --load FILE         run FILE in __main__ of every process before the program; may be given several times
   -i, --interactive       an interactive session after the program
   -c CODE                 the program is the text CODE
@@ -46,6 +48,7 @@ Options come before the program; all that follows it is passed to it in sys.argv
 
 subcommands:
   info                    print versions, limits, paths and settings
+  top                     show in the terminal what a program with a dashboard does: `pydist top --help`
   worker                  start a worker that joins a cluster; `pydist worker --help` says how
 
 examples:
@@ -81,7 +84,7 @@ FLAGS = {
     "-V": "-V",
     "--version": "-V",
 }
-SUBCOMMANDS = ("info", "worker")
+SUBCOMMANDS = ("info", "top", "worker")
 
 
 @dataclass
@@ -93,6 +96,7 @@ class Options:
     machines: list[Any] = field(default_factory=list)
     machine_file: str = ""
     machine_params: dict[str, bool] = field(default_factory=dict)
+    dashboard: int | None = None
     slurm: bool = False
     mpi: bool = False
     loads: list[tuple[str, str]] = field(default_factory=list)
@@ -145,6 +149,8 @@ def parse(argv: list[str]) -> Options:
 def _option(word: str, rest: list[str]) -> tuple[str, str]:
     """Splits an option from its value, which may be the next word."""
     name, equals, value = word.partition("=") if word.startswith("--") else (word[:2], word[2:], word[2:])
+    if name == "--dashboard":
+        return name, value
     if name in FLAGS:
         if equals:
             raise UsageError(f"unknown option {word!r}" if name == word[:2] else f"{name} takes no value")
@@ -171,6 +177,8 @@ def _apply(options: Options, name: str, value: str) -> None:
         options.interactive = True
     elif name in ("--tunnel", "--allow-plaintext"):
         options.machine_params[name[2:].replace("-", "_")] = True
+    elif name == "--dashboard":
+        options.dashboard = _port(value)
     elif name == "--slurm":
         options.slurm = True
     elif name == "--mpi":
@@ -183,6 +191,12 @@ def _count(text: str) -> int:
     if re.fullmatch("[0-9]+", text):
         return int(text)
     raise UsageError(f"-p takes a number of workers, or auto, not {text!r}")
+
+
+def _port(text: str) -> int:
+    if re.fullmatch("[0-9]*", text) and int(text or 0) < 1 << 16:
+        return int(text or 0)
+    raise UsageError(f"--dashboard takes the number of a port, not {text!r}")
 
 
 def _text(path: str, what: str) -> str:
@@ -331,6 +345,10 @@ def _subcommand(name: str, argv: list[str]) -> int:
         from . import _dialin
 
         return _dialin.main(argv)
+    if name == "top":
+        from ._dashboard import terminal
+
+        return terminal.main(argv)
     if argv:
         _program.fail(f"pydist info takes no arguments, not {argv[0]!r}", 2)
     from . import _info
@@ -362,6 +380,8 @@ def _run(options: Options) -> int:
         _program.print_error(error)
         program, code = Program("none"), None
     try:
+        if options.dashboard is not None:
+            _show_dashboard(options.dashboard)
         start_workers(options)
         if place is not None and place[1] > 1:
             _take_up_others(place[1], options)
@@ -379,6 +399,15 @@ def _run(options: Options) -> int:
     from . import _console
 
     return _console.interact(greets=greets)
+
+
+def _show_dashboard(port: int) -> None:
+    from ._dashboard import announced
+
+    try:
+        announced(port)
+    except (ImportError, OSError) as error:
+        _program.fail(str(error), 1)
 
 
 def _take_up_others(size: int, options: Options) -> None:

@@ -81,6 +81,19 @@ def shared_max() -> int:
     return int(_number("PYDIST_SHARED_MAX", float(1 << 30), zero=True))
 
 
+def dashboard() -> int | None:
+    """The port on 127.0.0.1 of a dashboard that programs have unasked: `PYDIST_DASHBOARD`, none by default.
+
+    1 stands for any port that is free.
+    """
+    text = os.environ.get("PYDIST_DASHBOARD", "")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) >= 1 << 16:
+        raise ValueError(f"the environment variable PYDIST_DASHBOARD must be 1 or a port, not {text!r}")
+    return None if int(text) == 0 else 0 if int(text) == 1 else int(text)
+
+
 def threads_max() -> int:
     """The most threads that run calls in one process: `PYDIST_MAX_THREADS`, 4,096 by default."""
     return int(_number("PYDIST_MAX_THREADS", 4096.0))

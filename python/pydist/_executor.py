@@ -19,6 +19,7 @@ from . import (
     _lines,
     _log,
     _otel,
+    _recording,
     _refs,
     _serialize,
 )
@@ -184,11 +185,15 @@ def _run_plain_call(
                 if begun is not None:
                     return
                 _imports.load("_trace").note_name(key, f, args)
+            if _recording.on:
+                _recording.begin(key, f, args)
             value = f(*args)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)
         finally:
             executor.end(key)
+            if _recording.on and running is None:
+                _recording.end(key, sys.exc_info()[1])
             if _lines.begun:
                 _lines.end_call()
     except BaseException as error:
@@ -258,11 +263,15 @@ def _call(
                 if begun is not None:
                     raise _NotWanted
                 _imports.load("_trace").note_name(key, f, args)
+            if _recording.on:
+                _recording.begin(key, f, args)
             value = run(*args, **kwargs)
             if value is not None and isinstance(value, types.CoroutineType):
                 running = _take_up(key)
         finally:
             executor.end(key)
+            if _recording.on and running is None:
+                _recording.end(key, sys.exc_info()[1])
             if _lines.begun:
                 _lines.end_call()
     except BaseException:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from . import _interrupts
+from . import _interrupts, _recording
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -80,9 +80,13 @@ class Running:
             self.discard()
             if self._interrupted and isinstance(error, asyncio.CancelledError):
                 error = KeyboardInterrupt()
+            if _recording.on:
+                _recording.end(self._key, error)
             on_error(error)
         else:
             self.discard()
+            if _recording.on:
+                _recording.end(self._key, None)
             on_value(value)
 
 

@@ -29,6 +29,10 @@ DRAIN_ROUNDS = 64
 """So often what has been printed is read when it is to be passed on at once: a worker may print for ever."""
 
 
+tap: Callable[[int, bool, list[str]], None] | None = None
+"""Is called with what workers print, while somebody watches: the id, whether it is an error, the lines."""
+
+
 class Stream:
     """One pipe of a worker: its lines go to a stream of this process, its end is kept."""
 
@@ -73,6 +77,8 @@ class Stream:
 
     def _print(self, data: bytes) -> None:
         lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n")
+        if tap is not None:
+            tap(self.pid, self._target is stderr, lines)
         text = "".join(f"{self._prefix}{line}\n" for line in lines)
         target = self._target()
         try:

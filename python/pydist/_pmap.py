@@ -184,7 +184,7 @@ def _prepare(
             team = Team(pool, respawn, queue, WAKE)
         else:
             team = Threads(min(THREADS_MAX, (os.cpu_count() or 1) + 4))
-        bar = Progress(progress, elements.total)
+        bar = Progress(progress, elements.total, f)
         owned = not isinstance(pool, CachingPool)
         function = pool._sent(f) if isinstance(pool, CachingPool) else SentFunction(f)
         plan = Plan(function, elements, size, on_error, retries, bar, in_order)

@@ -201,6 +201,10 @@ def ensure_started() -> None:
         session = new
         atexit.register(_at_exit)
         _executor.start(leads=False)
+    if (port := _config.dashboard()) is not None:
+        from . import _dashboard
+
+        _dashboard.announced(port)
 
 
 def refuse_in_forked_child() -> None:
@@ -251,6 +255,11 @@ def _after_fork() -> None:
     if session is not None:
         session.unlock()
     _core.after_fork_in_child()
+
+
+def is_leaving() -> bool:
+    """Whether this process, the first of a cluster, ends."""
+    return _leaving
 
 
 def stay_at_exit() -> None:

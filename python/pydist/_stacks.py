@@ -161,12 +161,17 @@ def _users(frame: FrameType) -> list[FrameType]:
     frames: list[FrameType] = []
     inner: FrameType | None = frame
     while inner is not None:
-        if inner.f_code.co_filename == _EXECUTOR and inner.f_code.co_name in _RUN_CALLS:
+        if runs_call(inner):
             break
         frames.append(inner)
         inner = inner.f_back
     frames.reverse()
     return frames
+
+
+def runs_call(frame: FrameType) -> bool:
+    """Whether a frame is the one that runs a call: its `f` with its `args`."""
+    return frame.f_code.co_filename == _EXECUTOR and frame.f_code.co_name in _RUN_CALLS
 
 
 def _wait_of(frames: list[FrameType]) -> str:

@@ -17,6 +17,7 @@ PAGES = [
     ROOT / "README.md",
     DOCS / "index.md",
     DOCS / "tutorial.md",
+    DOCS / "dashboard.md",
     *(page for page in sorted(DOCS.glob("howto/*.md")) if str(page.relative_to(DOCS)) not in ELSEWHERE),
     *sorted(DOCS.glob("from/*.md")),
 ]

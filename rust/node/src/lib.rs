@@ -16,6 +16,7 @@ mod listener;
 mod liveness;
 mod log;
 mod node;
+mod observing;
 mod opening;
 mod outgoing;
 #[cfg(not(feature = "shuttle"))]

@@ -144,6 +144,7 @@ pub(crate) fn name_of(message: &Message) -> &'static str {
         Message::Refs { .. } => "Refs",
         Message::Unmapped { .. } => "Unmapped",
         Message::Received { .. } => "Received",
+        Message::Observe { .. } => "Observe",
         Message::Interrupt => "Interrupt",
         Message::Exit => "Exit",
         Message::Join { .. } => "Join",

@@ -20,6 +20,7 @@ use crate::inbox::{Executor, Inbox, Item, Pushed, Taken};
 use crate::link::Link;
 use crate::listener::Listener;
 use crate::log::{Limit, Refusals};
+use crate::observing::Observing;
 use crate::parker::Parked;
 use crate::shared::Sharing;
 use crate::stacks::Stacks;
@@ -132,6 +133,7 @@ pub struct Node {
     pub(crate) liveness: Mutex<Liveness>,
     pub(crate) stacks: Stacks,
     pub(crate) trace: Trace,
+    pub(crate) observing: Observing,
     /// The start of the process, from which its state machines count time.
     pub(crate) born: Instant,
     /// References whose handles finalizers have dropped.
@@ -208,6 +210,7 @@ impl Node {
             liveness: Mutex::new(Liveness::new(Settings::default())),
             stacks: Stacks::default(),
             trace: Trace::default(),
+            observing: Observing::default(),
             born: crate::sync::now(),
             dropped: crossbeam_queue::SegQueue::new(),
             dropped_signalled: AtomicBool::new(false),

@@ -173,6 +173,7 @@ impl Node {
         debug!(target: CALLS, "call {id} of process {src} {}", if wanted { "starts" } else { "was cancelled" });
         if wanted {
             self.trace.note(Kind::Started, 0, src, id);
+            self.count_call();
         } else {
             self.leave_lane(src, id);
         }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::sync::Mutex;
+use parking_lot::Mutex;
 
 /// For how long a thread spins at most.
 const BOUND: Duration = Duration::from_micros(50);

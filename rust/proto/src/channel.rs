@@ -61,6 +61,18 @@ impl From<Answer> for Effect {
     }
 }
 
+/// How full a channel is, and who waits in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gauge {
+    /// `usize::MAX` is unbounded.
+    pub capacity: usize,
+    pub items: usize,
+    /// Requests that wait for room, and those that wait for an item.
+    pub putters: usize,
+    pub takers: usize,
+    pub is_open: bool,
+}
+
 /// An item, and the request that put it.
 #[derive(Clone, Debug)]
 struct Item {
@@ -104,6 +116,16 @@ impl Channel {
 
     pub fn is_open(&self) -> bool {
         self.closed.is_none()
+    }
+
+    pub fn gauge(&self) -> Gauge {
+        Gauge {
+            capacity: self.capacity,
+            items: self.items.len(),
+            putters: self.putters.len(),
+            takers: self.waiters.len(),
+            is_open: self.is_open(),
+        }
     }
 
     /// Whether there is an item for a taker, one that a putter holds out included.

@@ -48,6 +48,7 @@ pub(crate) mod kind {
     pub(crate) const HEARTBEAT: u8 = 17;
     pub(crate) const STACKS: u8 = 18;
     pub(crate) const RECEIVED: u8 = 19;
+    pub(crate) const OBSERVE: u8 = 20;
 }
 
 /// In a heartbeat: the sender wants to hear something at each interval.
@@ -414,6 +415,7 @@ pub fn encode(message: Message) -> Encoded {
         Message::Pong { tick } => bare(kind::PONG, tick),
         Message::Stacks { req } => bare(kind::STACKS, req),
         Message::Received { bytes } => bare(kind::RECEIVED, bytes),
+        Message::Observe { req } => bare(kind::OBSERVE, req),
         Message::Heartbeat(beat) => (heartbeat_header(beat), Body::default()),
     };
     Encoded {

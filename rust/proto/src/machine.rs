@@ -51,6 +51,8 @@ pub enum Output<W> {
     Freed(RefId),
     /// A process asks what this one runs and waits for.
     Stacks(ProcId, u64),
+    /// A process asks what this one does and holds, which the core tells.
+    Observe(ProcId, u64),
     /// The head asks this process to end.
     Exit,
     /// A worker answers calls.
@@ -429,6 +431,7 @@ impl<W> Machine<W> {
             Message::Ping { tick } => self.send(from, Message::Pong { tick }),
             Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
             Message::Stacks { req } => self.outputs.push(Output::Stacks(from, req)),
+            Message::Observe { req } => self.outputs.push(Output::Observe(from, req)),
             // Memory files are no matter of the machine, but of whoever maps them; the rest is one of the connection.
             Message::Unmapped { .. } | Message::Received { .. } | Message::Heartbeat(_) => {}
         }
@@ -519,11 +522,23 @@ impl<W> Machine<W> {
 
     /// Asks a process what it runs and waits for.
     pub fn open_stacks(&mut self, pid: ProcId, wake: W) -> Result<u64, CallError> {
+        let req = self.open_question(pid, wake)?;
+        self.send(pid, Message::Stacks { req });
+        Ok(req)
+    }
+
+    /// Asks a process what it does and holds.
+    pub fn open_observation(&mut self, pid: ProcId, wake: W) -> Result<u64, CallError> {
+        let req = self.open_question(pid, wake)?;
+        self.send(pid, Message::Observe { req });
+        Ok(req)
+    }
+
+    fn open_question(&mut self, pid: ProcId, wake: W) -> Result<u64, CallError> {
         self.check_pid(pid)?;
         let req = self.fresh_id();
         let expect = Expect::Op(wake);
         self.outstanding.insert(req, Outstanding { pid, expect });
-        self.send(pid, Message::Stacks { req });
         Ok(req)
     }
 

@@ -215,6 +215,10 @@ pub enum Message {
     Received {
         bytes: u64,
     },
+    /// Asks what the receiver does and holds; its core answers with a text.
+    Observe {
+        req: u64,
+    },
     /// The sender lives.
     Heartbeat(Heartbeat),
 }

@@ -216,6 +216,7 @@ fn message() -> impl Strategy<Value = Message> {
         1 => any::<u64>().prop_map(|tick| Message::Ping { tick }),
         1 => any::<u64>().prop_map(|tick| Message::Pong { tick }),
         1 => any::<u64>().prop_map(|req| Message::Stacks { req }),
+        1 => any::<u64>().prop_map(|req| Message::Observe { req }),
         1 => any::<(u64, u32, bool, bool)>().prop_map(|(interval_ms, timeout_ms, listens, pumped)| {
             Message::Heartbeat(Heartbeat { interval_ms, timeout_ms, listens, pumped })
         }),

@@ -9,6 +9,7 @@ mod fork;
 mod lifecycle;
 mod logs;
 mod names;
+mod observing;
 mod outcome;
 mod output;
 mod plain;
@@ -57,6 +58,8 @@ mod _core {
     use super::logs::{keep_events, next_events, stop_events};
     #[pymodule_export]
     use super::names::know_names;
+    #[pymodule_export]
+    use super::observing::{ask_observation, call_began, call_ended, forget_calls, observation};
     #[pymodule_export]
     use super::outcome::{Hold, Outcome};
     #[pymodule_export]

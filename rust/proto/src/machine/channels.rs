@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::body::{Body, Segment};
-use crate::channel::{Answer, Asker, Channel, Effect, Wish};
+use crate::channel::{Answer, Asker, Channel, Effect, Gauge, Wish};
 use crate::ids::{ProcId, RefId, RemoteRef};
 use crate::message::{Message, RefOp, Status, Withdrawal};
 use crate::record::{Outcome, Record};
@@ -41,6 +41,17 @@ impl<W> Machine<W> {
         let expect = Expect::Op(wake);
         let req = self.ask_with(owner, RefOp::ChannelCreate, id, body, expect);
         Ok((id, req))
+    }
+
+    /// The channels of this process as they are now: the newest, at most so many, in the order of their references.
+    pub fn gauges(&self, most: usize) -> Vec<(RefId, Gauge)> {
+        let channels = self.records.iter().filter_map(|(id, record)| {
+            let channel = record.channel.as_ref()?;
+            Some((*id, channel.gauge()))
+        });
+        let mut gauges: Vec<_> = channels.collect();
+        gauges.sort_unstable_by_key(|(id, _)| (id.id, id.whence));
+        gauges.split_off(gauges.len().saturating_sub(most))
     }
 
     /// A further handle of a channel of this process, and whether Python keeps it; none where there is no such one.
