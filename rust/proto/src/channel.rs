@@ -127,6 +127,28 @@ impl Channel {
         effect
     }
 
+    /// Puts an item where it need not wait; nothing where it would.
+    pub fn put_now(&mut self, from: Asker, body: &Arc<Body>) -> Option<Effect> {
+        if !self.is_open() || !self.has_room() {
+            return None;
+        }
+        let (mut effect, body) = (Effect::default(), body.clone());
+        self.items.push_back(Item { from, body });
+        self.settle(&mut effect);
+        Some(effect)
+    }
+
+    /// Takes the first item for one who has it on return, where there is one.
+    pub fn take_now(&mut self) -> Option<(Arc<Body>, Effect)> {
+        let mut effect = Effect::default();
+        if self.items.is_empty() {
+            self.accept(&mut effect);
+        }
+        let item = self.items.pop_front()?;
+        self.settle(&mut effect);
+        Some((item.body, effect))
+    }
+
     /// Asks for the first item, or that there is one.
     pub fn ask(&mut self, from: Asker, wish: Wish) -> Effect {
         let mut effect = Effect::default();
@@ -239,7 +261,7 @@ impl Channel {
     /// Moves items on as far as they go.
     fn settle(&mut self, effect: &mut Effect) {
         loop {
-            while self.items.len() < self.capacity && self.accept(effect) {}
+            while self.has_room() && self.accept(effect) {}
             if !self.is_ready() {
                 break;
             }
@@ -256,6 +278,10 @@ impl Channel {
                 .answers
                 .extend(waiters.map(|(to, _)| Answer::closed(to, reason)));
         }
+    }
+
+    fn has_room(&self) -> bool {
+        self.items.len() < self.capacity
     }
 
     /// Takes the item of the first putter in, whose put has ended; false where there is none.

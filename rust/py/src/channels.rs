@@ -4,17 +4,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pydist_node::waiter::{Cell, Wake};
+use pydist_proto::body::Body;
 use pydist_proto::ids::{RefId, RemoteRef};
 use pydist_proto::message::{RefOp, Status};
 use pydist_proto::record;
 use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
-use crate::calls::sending_until;
+use crate::calls::{sending_until, small};
 use crate::errors;
 use crate::lifecycle::{detached, node};
 use crate::outcome::{Outcome, outcome};
+use crate::plain;
 use crate::queue::Queue;
 use crate::refs::Ref;
 use crate::waiting::{Ended, deadline, wait};
@@ -35,6 +38,17 @@ struct Request {
 }
 
 impl Request {
+    /// Waits for the answer, and says that the item has come where it is one.
+    fn conclude(&self, py: Python<'_>, until: Option<Instant>) -> PyResult<record::Outcome> {
+        let answer = self.answer(py, until)?;
+        match answer.status {
+            Status::Cancelled => return Err(timed_out(self.timeout)),
+            Status::Value if self.op == RefOp::ChannelTake => node()?.confirm(self.target, self.req),
+            _ => {}
+        }
+        Ok(answer)
+    }
+
     /// Waits for the answer; where the time is over, takes the request back.
     ///
     /// The owner says whether that came in time; an owner that is silent is not waited for long.
@@ -194,14 +208,97 @@ pub(crate) fn channel_ask(
         cell,
         timeout,
     };
-    let answer = request.answer(py, until)?;
-    if answer.status == Status::Cancelled {
-        return Err(timed_out(timeout));
+    outcome(py, request.conclude(py, until)?)
+}
+
+/// Asks a channel something that is small and names no references, and waits for the answer. The interpreter is
+/// kept while it is sent; None where that would have to wait for room.
+fn ask_plainly(
+    py: Python<'_>,
+    target: RemoteRef,
+    op: RefOp,
+    pickle: &[u8],
+    timeout: Option<f64>,
+) -> PyResult<Option<record::Outcome>> {
+    let (node, cell) = (node()?, Cell::new());
+    let until = deadline(timeout)?;
+    let wake = Wake::Cell(cell.clone());
+    let req = if target.owner == node.me() {
+        node.ask_own_channel(target.id, op, body_of(pickle), wake)
+    } else if node.takes_small(target.owner) {
+        let segments: &[&[u8]] = if pickle.is_empty() { &[] } else { &[pickle] };
+        node.ref_op(target, op, small(segments), wake)
+            .map_err(|failed| errors::call_failed(py, failed))?
+    } else {
+        return Ok(None);
+    };
+    let request = Request {
+        target,
+        op,
+        req,
+        cell,
+        timeout,
+    };
+    request.conclude(py, until).map(Some)
+}
+
+fn body_of(pickle: &[u8]) -> Body {
+    match pickle {
+        [] => Body::default(),
+        pickle => Body::of_bytes(pickle.to_vec()),
     }
-    if answer.status == Status::Value && op == RefOp::ChannelTake {
-        channel_confirm(channel, req)?;
+}
+
+/// Puts an item that is small and plain: true once it is in, or how else that ended; None where it is not plain.
+#[pyfunction]
+#[pyo3(signature = (channel, value, timeout=None))]
+pub(crate) fn plain_put(
+    py: Python<'_>,
+    channel: &Ref,
+    value: &Bound<'_, PyAny>,
+    timeout: Option<f64>,
+) -> PyResult<Option<Py<PyAny>>> {
+    let Some(pickle) = plain::pickled(value) else {
+        return Ok(None);
+    };
+    let (target, node) = (channel.target(), node()?);
+    if target.owner == node.me() && node.put_here(target.id, body_of(&pickle)) {
+        return Ok(Some(yes(py)));
     }
-    outcome(py, answer)
+    match ask_plainly(py, target, RefOp::ChannelPut, &pickle, timeout)? {
+        None => Ok(None),
+        Some(answer) if answer.status == Status::Yes => Ok(Some(yes(py))),
+        Some(answer) => Ok(Some(Py::new(py, outcome(py, answer)?)?.into_any())),
+    }
+}
+
+/// Takes an item: in a tuple where it is small and plain, else how that ended; None where `channel_ask` is to be used.
+#[pyfunction]
+#[pyo3(signature = (channel, timeout=None))]
+pub(crate) fn plain_take(py: Python<'_>, channel: &Ref, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+    let (target, node) = (channel.target(), node()?);
+    let here = (target.owner == node.me())
+        .then(|| node.take_here(target.id))
+        .flatten();
+    let answer = match here {
+        Some(body) => record::Outcome {
+            status: Status::Value,
+            body,
+            pid: target.owner,
+        },
+        None => match ask_plainly(py, target, RefOp::ChannelTake, &[], timeout)? {
+            Some(answer) => answer,
+            None => return Ok(None),
+        },
+    };
+    if let Some(value) = plain::value_of(py, &answer) {
+        return Ok(Some(PyTuple::new(py, [value])?.into_any().unbind()));
+    }
+    Ok(Some(Py::new(py, outcome(py, answer)?)?.into_any()))
+}
+
+fn yes(py: Python<'_>) -> Py<PyAny> {
+    PyBool::new(py, true).to_owned().into_any().unbind()
 }
 
 /// Asks a channel; the answer goes to a queue under a key. Returns the number of the request.

@@ -66,6 +66,22 @@ impl<W> Machine<W> {
         req
     }
 
+    /// Puts an item that names no references into a channel of this process; false where it would have to wait.
+    pub fn put_here(&mut self, id: RefId, body: Body) -> bool {
+        let (pid, req) = (self.me, 0);
+        let channel = self.records.get_mut(&id).and_then(|r| r.channel.as_mut());
+        let effect = channel.and_then(|c| c.put_now(Asker { pid, req }, &Arc::new(body)));
+        effect.map(|effect| self.carry(effect)).is_some()
+    }
+
+    /// Takes the first item of a channel of this process, where there is one; the caller has the handles of its body.
+    pub fn take_here(&mut self, id: RefId) -> Option<Arc<Body>> {
+        let channel = self.records.get_mut(&id).and_then(|r| r.channel.as_mut())?;
+        let (body, effect) = channel.take_now()?;
+        self.carry(effect);
+        Some(body)
+    }
+
     /// Takes a request back where it still waits; its answer says whether it did.
     pub fn withdraw_op(&mut self, target: RemoteRef, req: u64) {
         if self.outstanding.contains_key(&req) {
