@@ -14,8 +14,11 @@ use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 use crate::record::{Departure, Outcome, Record, State, Waiter, Want};
 use crate::topology::{Topology, Wiring};
 
+use self::credit::Credit;
+
 mod channels;
 mod counts;
+mod credit;
 mod members;
 mod memory;
 mod refs;
@@ -51,6 +54,8 @@ pub enum Output<W> {
     Freed(RefId),
     /// A process asks what this one runs and waits for.
     Stacks(ProcId, u64),
+    /// This process has credit at a channel: [`Machine::return_idle_credit`] is to be called now and then.
+    Credited,
     /// The head asks this process to end.
     Exit,
     /// A worker answers calls.
@@ -142,6 +147,8 @@ pub struct Machine<W> {
     deltas: Vec<(ProcId, RefDelta)>,
     /// Items that have come, whose channels' owners are to be told so.
     confirms: Vec<(ProcId, RefId, u64)>,
+    /// Room that the owners of channels elsewhere have set aside for this process.
+    credits: FxHashMap<RefId, Credit>,
     /// Counts that were asked for while their giver was still a member: the giver, the owner, the reference.
     recounts: Vec<(ProcId, ProcId, RefId)>,
     /// The references that were freed last, of those that others than their maker have held.
@@ -169,6 +176,7 @@ impl<W> Machine<W> {
             records: FxHashMap::default(),
             deltas: Vec::new(),
             confirms: Vec::new(),
+            credits: FxHashMap::default(),
             recounts: Vec::new(),
             freed: VecDeque::new(),
             releasing: None,

@@ -71,14 +71,14 @@ impl<W> Machine<W> {
         let (pid, req) = (self.me, 0);
         let channel = self.records.get_mut(&id).and_then(|r| r.channel.as_mut());
         let effect = channel.and_then(|c| c.put_now(Asker { pid, req }, &Arc::new(body)));
-        effect.map(|effect| self.carry(effect)).is_some()
+        effect.map(|effect| self.carry(id, effect)).is_some()
     }
 
     /// Takes the first item of a channel of this process, where there is one; the caller has the handles of its body.
     pub fn take_here(&mut self, id: RefId) -> Option<Arc<Body>> {
         let channel = self.records.get_mut(&id).and_then(|r| r.channel.as_mut())?;
         let (body, effect) = channel.take_now()?;
-        self.carry(effect);
+        self.carry(id, effect);
         Some(body)
     }
 
@@ -156,6 +156,7 @@ impl<W> Machine<W> {
         let body = Arc::new(body);
         let effect = match op {
             RefOp::ChannelPut => channel.put(from, body),
+            RefOp::ChannelPutOfMany => channel.put_of_many(from, body),
             RefOp::ChannelClose => {
                 let mut effect = channel.close(body);
                 effect.answers.push(Answer::bare(from, Status::Yes));
@@ -173,7 +174,7 @@ impl<W> Machine<W> {
                 effect
             }
         };
-        self.carry(effect);
+        self.carry(id, effect);
     }
 
     fn create_for(&mut self, from: Asker, id: RefId, body: &Body) {
@@ -207,15 +208,21 @@ impl<W> Machine<W> {
         }
     }
 
-    fn on_channel(&mut self, id: RefId, act: impl FnOnce(&mut Channel) -> Effect) {
+    pub(super) fn on_channel(&mut self, id: RefId, act: impl FnOnce(&mut Channel) -> Effect) {
         if let Some(channel) = self.records.get_mut(&id).and_then(|r| r.channel.as_mut()) {
             let effect = act(channel);
-            self.carry(effect);
+            self.carry(id, effect);
         }
     }
 
-    /// Gives the answers, then lets the references of the dropped bodies go.
-    pub(super) fn carry(&mut self, effect: Effect) {
+    /// Tells of credit, gives the answers, then lets the references of the dropped bodies go.
+    pub(super) fn carry(&mut self, id: RefId, effect: Effect) {
+        for (pid, count) in effect.credit {
+            self.tell_credit(pid, RefOp::ChannelCredit, id, count);
+        }
+        for pid in effect.recalled {
+            self.tell_credit(pid, RefOp::ChannelRecallCredit, id, 0);
+        }
         for answer in effect.answers {
             self.reply(answer);
         }

@@ -51,6 +51,7 @@ impl<W> Machine<W> {
             self.free_if_unused(id);
             return;
         }
+        self.return_credit(id);
         if let Some(record) = self.records.remove(&id) {
             self.give_back(id, record.owner, record.received);
             for req in [record.asked_value, record.asked_ready].into_iter().flatten() {
@@ -304,7 +305,7 @@ impl<W> Machine<W> {
                 self.release_refs(&outcome.body.refs);
             }
             if let Some(channel) = record.channel {
-                self.carry(channel.end());
+                self.carry(id, channel.end());
             }
             if record.custom {
                 self.outputs.push(Output::Freed(id));
