@@ -2,6 +2,7 @@
 
 mod connecting;
 mod cork;
+mod credit;
 mod cursor;
 mod death;
 mod dialing;
@@ -30,6 +31,7 @@ mod sync;
 mod tls;
 pub mod waiter;
 
+pub use credit::Unsettled;
 pub use interfaces::interface_addresses;
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
 pub use parker::Parked;

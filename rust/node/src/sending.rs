@@ -104,7 +104,12 @@ impl Node {
         self.bursting(|| self.send_payload(pid, Header::call(id, CallMode::Do), payload))
     }
 
-    fn send_payload(&self, pid: ProcId, header: Header, payload: Payload<'_>) -> Result<(), CallFailed> {
+    pub(crate) fn send_payload(
+        &self,
+        pid: ProcId,
+        header: Header,
+        payload: Payload<'_>,
+    ) -> Result<(), CallFailed> {
         let Some(link) = self.link_to(pid) else {
             return self.check_unreachable(pid);
         };

@@ -325,8 +325,10 @@ impl Channel {
 
     /// The channel is freed: whoever waits in it hears that it is gone.
     pub fn end(mut self) -> Effect {
-        let mut effect = Effect::default();
-        effect.recalled = self.credits.recall();
+        let mut effect = Effect {
+            recalled: self.credits.recall(),
+            ..Effect::default()
+        };
         let putters = self.putters.iter().map(|p| p.from);
         let askers = self.waiters.iter().map(|(asker, _)| *asker).chain(putters);
         let gone = askers.map(|to| Answer::bare(to, Status::UnknownRef));

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pydist_node::Payload;
 use pydist_node::waiter::{Cell, Wake};
 use pydist_proto::body::Body;
+use pydist_proto::frame::INLINE_MAX;
 use pydist_proto::ids::{RefId, RemoteRef};
 use pydist_proto::message::{RefOp, Status};
 use pydist_proto::record;
@@ -14,6 +16,7 @@ use pyo3::types::{PyBool, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
 use crate::calls::{sending_until, small};
+use crate::credit::{ANYBODY, settle_puts};
 use crate::errors;
 use crate::lifecycle::{detached, node};
 use crate::outcome::{Outcome, outcome};
@@ -138,9 +141,15 @@ fn ask(
 ) -> PyResult<u64> {
     let node = node()?;
     if target.owner == node.me() {
+        settle_puts(py, ANYBODY)?;
         let body = sent.to_body(py)?;
         return Ok(node.ask_own_channel(target.id, op, body, wake));
     }
+    settle_puts(py, target.owner)?;
+    let op = match op {
+        RefOp::ChannelPut => node.put_operation(target.id),
+        op => op,
+    };
     sending_until(py, sent, until, |payload| node.ref_op(target, op, payload, wake))
 }
 
@@ -200,7 +209,11 @@ pub(crate) fn channel_ask(
     let (target, op, cell) = (channel.target(), operation(op)?, Cell::new());
     let wake = Wake::Cell(cell.clone());
     let until = deadline(timeout)?;
-    let req = ask(py, target, op, &Sent::new(data, buffers, &refs)?, until, wake)?;
+    let sent = Sent::new(data, buffers, &refs)?;
+    if op == RefOp::ChannelPut && put_on_credit(py, target, &sent)? {
+        return outcome(py, record::Outcome::bare(Status::Yes, target.owner));
+    }
+    let req = ask(py, target, op, &sent, until, wake)?;
     let request = Request {
         target,
         op,
@@ -209,6 +222,21 @@ pub(crate) fn channel_ask(
         timeout,
     };
     outcome(py, request.conclude(py, until)?)
+}
+
+/// Puts an item on credit, where it is not streamed, and there is some.
+fn put_on_credit(py: Python<'_>, target: RemoteRef, sent: &Sent) -> PyResult<bool> {
+    let node = node()?;
+    let segments = sent.segments();
+    if target.owner == node.me() || segments.iter().map(|s| s.len()).sum::<usize>() > INLINE_MAX {
+        return Ok(false);
+    }
+    settle_puts(py, target.owner)?;
+    let payload = Payload {
+        refs: &sent.refs,
+        ..small(&segments)
+    };
+    Ok(node.put_on_credit(target, payload))
 }
 
 /// Asks a channel something that is small and names no references, and waits for the answer. The interpreter is
@@ -221,13 +249,18 @@ fn ask_plainly(
     timeout: Option<f64>,
 ) -> PyResult<Option<record::Outcome>> {
     let (node, cell) = (node()?, Cell::new());
+    settle_puts(py, target.owner)?;
     let until = deadline(timeout)?;
     let wake = Wake::Cell(cell.clone());
     let req = if target.owner == node.me() {
         node.ask_own_channel(target.id, op, body_of(pickle), wake)
     } else if node.takes_small(target.owner) {
+        let sent_op = match op {
+            RefOp::ChannelPut => node.put_operation(target.id),
+            op => op,
+        };
         let segments: &[&[u8]] = if pickle.is_empty() { &[] } else { &[pickle] };
-        node.ref_op(target, op, small(segments), wake)
+        node.ref_op(target, sent_op, small(segments), wake)
             .map_err(|failed| errors::call_failed(py, failed))?
     } else {
         return Ok(None);
@@ -262,7 +295,15 @@ pub(crate) fn plain_put(
         return Ok(None);
     };
     let (target, node) = (channel.target(), node()?);
-    if target.owner == node.me() && node.put_here(target.id, body_of(&pickle)) {
+    let done = if target.owner == node.me() {
+        settle_puts(py, ANYBODY)?;
+        node.put_here(target.id, body_of(&pickle))
+    } else {
+        settle_puts(py, target.owner)?;
+        deadline(timeout)?;
+        node.put_on_credit(target, small(&[&pickle]))
+    };
+    if done {
         return Ok(Some(yes(py)));
     }
     match ask_plainly(py, target, RefOp::ChannelPut, &pickle, timeout)? {

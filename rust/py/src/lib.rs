@@ -3,6 +3,7 @@
 mod buffer;
 mod calls;
 mod channels;
+mod credit;
 mod errors;
 mod executor;
 mod fork;
