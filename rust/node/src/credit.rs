@@ -22,6 +22,8 @@ const GAP: Duration = Duration::from_millis(5);
 const ROW: u32 = 8;
 /// Credit that is not used for this time is given back, after twice that time at the latest.
 const IDLE: Duration = Duration::from_millis(10);
+/// Answers to those who put many items into a channel with little room are held back for so long at most.
+pub(crate) const HELD: Duration = Duration::from_millis(2);
 
 crate::sync::thread_local! {
     static LAST: Cell<Option<Put>> = const { Cell::new(None) };
@@ -91,7 +93,7 @@ impl Node {
             self.on_credit.note(target);
             let header = Header::ref_op(0, RefOp::ChannelPutOnCredit, target.id);
             // Where the connection has gone, the item goes with its owner.
-            let _ = self.bursting(|| self.send_payload(target.owner, header, payload));
+            let _ = self.send_payload(target.owner, header, payload);
         }
         has_credit
     }
@@ -118,6 +120,11 @@ impl Node {
         let at = crate::sync::now() + IDLE;
         *self.on_credit.due.lock() = Some(at);
         self.driver.arm(at);
+    }
+
+    /// Gives the answers to puts that were held back.
+    pub(crate) fn answer_held(&self) {
+        self.with_machine(|machine| machine.answer_held());
     }
 
     /// Gives idle credit back, when it is time to look.

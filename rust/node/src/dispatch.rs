@@ -105,6 +105,7 @@ impl Node {
             Output::Export(id) => self.push_item(Item::Export(id)),
             Output::Freed(id) => self.push_item(Item::Freed(id)),
             Output::Stacks(from, req) => self.stacks_asked(from, req),
+            Output::AnswersHeld => self.driver.arm(crate::sync::now() + crate::credit::HELD),
             Output::Credited => self.watch_credit(),
             Output::Exit => self.push_item(Item::Exit),
             Output::WorkerReady(member) => self.worker_ready(member),

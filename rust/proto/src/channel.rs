@@ -57,6 +57,8 @@ pub struct Effect {
     pub credit: Vec<(ProcId, u32)>,
     /// The processes that are to give back the room that is set aside for them.
     pub recalled: Vec<ProcId>,
+    /// The puts whose items are in and whose answers are held back: [`Channel::answer_held`] is to be called soon.
+    pub held: Vec<Asker>,
 }
 
 impl From<Answer> for Effect {
@@ -92,6 +94,9 @@ impl Item {
     }
 }
 
+/// In a channel with less room than this, or an eighth of its capacity, answers to those who put many items are held back.
+const ROOM: usize = 64;
+
 /// The number of a request that has none, as nobody waits for its answer.
 const UNASKED: u64 = 0;
 
@@ -116,6 +121,8 @@ pub struct Channel {
     /// Items that takers have been sent and have not confirmed, in the order in which they left.
     unconfirmed: VecDeque<(Asker, Item)>,
     credits: Credits,
+    /// Puts whose items are in, and whose processes are to hear of it when there is room for more of theirs.
+    held: Vec<Asker>,
     /// Why it is closed: the body that takers of an empty channel get.
     closed: Option<Arc<Body>>,
 }
@@ -130,6 +137,7 @@ impl Channel {
             waiters: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             credits: Credits::default(),
+            held: Vec::new(),
             closed: None,
         }
     }
@@ -149,6 +157,8 @@ impl Channel {
     }
 
     /// Puts an item of a process that is going to put more: where there is much room, some is set aside for it.
+    ///
+    /// Where there is little, the answer is held back, as the process would be woken for one item each time.
     pub fn put_of_many(&mut self, from: Asker, body: Arc<Body>) -> Effect {
         self.enter(Item::new(from, body, true))
     }
@@ -228,6 +238,9 @@ impl Channel {
         if let Some(at) = self.waiters.iter().position(|(asker, _)| *asker == from) {
             self.waiters.remove(at);
             effect.answers.push(Answer::bare(from, Status::Cancelled));
+        } else if let Some(at) = self.held.iter().position(|asker| *asker == from) {
+            self.held.remove(at);
+            effect.answers.push(Answer::bare(from, Status::Yes));
         } else if let Some(putter) = self.putters.iter_mut().find(|p| p.from == from) {
             putter.withdrawn = true;
             self.cancel_withdrawn(&mut effect);
@@ -260,6 +273,7 @@ impl Channel {
     /// took goes back to the front, and one that it put is dropped unless a taker has been sent it.
     pub fn undo(&mut self, from: Asker) -> Effect {
         let mut effect = Effect::default();
+        self.held.retain(|asker| *asker != from);
         if let Some(item) = self.recall(from) {
             self.items.push_front(item);
         } else if let Some(at) = self.waiters.iter().position(|(asker, _)| *asker == from) {
@@ -300,6 +314,7 @@ impl Channel {
     pub fn forget(&mut self, pid: ProcId) -> Effect {
         let mut effect = Effect::default();
         self.credits.forget(pid);
+        self.held.retain(|asker| asker.pid != pid);
         self.waiters.retain(|(asker, _)| asker.pid != pid);
         self.putters.retain(|putter| {
             let gone = putter.from.pid == pid;
@@ -329,6 +344,7 @@ impl Channel {
             recalled: self.credits.recall(),
             ..Effect::default()
         };
+        self.answer(&mut effect);
         let putters = self.putters.iter().map(|p| p.from);
         let askers = self.waiters.iter().map(|(asker, _)| *asker).chain(putters);
         let gone = askers.map(|to| Answer::bare(to, Status::UnknownRef));
@@ -356,6 +372,9 @@ impl Channel {
             effect.recalled.extend(self.credits.recall());
         }
         self.cancel_withdrawn(effect);
+        if !self.is_tight() || self.closed.is_some() {
+            self.answer(effect);
+        }
         if !self.is_ready()
             && self.credits.reserved() == 0
             && let Some(reason) = &self.closed
@@ -371,13 +390,37 @@ impl Channel {
         self.items.len() + self.credits.reserved() < self.capacity
     }
 
+    fn free(&self) -> usize {
+        let taken = self.items.len() + self.credits.reserved();
+        self.capacity.saturating_sub(taken)
+    }
+
+    /// Whether there is so little room that those who put many items had better wait for more.
+    fn is_tight(&self) -> bool {
+        let much = (self.capacity / 8).min(ROOM);
+        much >= ROOM / 8 && self.free() < much
+    }
+
+    /// Gives the answers that were held back.
+    pub fn answer_held(&mut self) -> Effect {
+        let mut effect = Effect::default();
+        self.answer(&mut effect);
+        effect
+    }
+
+    fn answer(&mut self, effect: &mut Effect) {
+        for from in std::mem::take(&mut self.held) {
+            effect.answers.push(Answer::bare(from, Status::Yes));
+            self.grant(from.pid, effect);
+        }
+    }
+
     /// Sets room aside for a process, where nobody waits for it.
     fn grant(&mut self, pid: ProcId, effect: &mut Effect) {
         if self.closed.is_some() || !self.putters.is_empty() {
             return;
         }
-        let taken = self.items.len() + self.credits.reserved();
-        let more = self.credits.grant(pid, self.capacity.saturating_sub(taken));
+        let more = self.credits.grant(pid, self.free());
         effect.credit.extend(more.map(|more| (pid, more)));
     }
 
@@ -386,11 +429,16 @@ impl Channel {
         let Some(item) = self.putters.pop_front() else {
             return false;
         };
-        effect.answers.push(Answer::bare(item.from, Status::Yes));
-        let (pid, more) = (item.from.pid, item.more);
+        let (from, more) = (item.from, item.more);
         self.items.push_back(item);
+        if more && self.closed.is_none() && self.is_tight() {
+            self.held.push(from);
+            effect.held.push(from);
+            return true;
+        }
+        effect.answers.push(Answer::bare(from, Status::Yes));
         if more {
-            self.grant(pid, effect);
+            self.grant(from.pid, effect);
         }
         true
     }

@@ -56,6 +56,8 @@ pub enum Output<W> {
     Stacks(ProcId, u64),
     /// This process has credit at a channel: [`Machine::return_idle_credit`] is to be called now and then.
     Credited,
+    /// Answers are held back: [`Machine::answer_held`] is to be called within milliseconds.
+    AnswersHeld,
     /// The head asks this process to end.
     Exit,
     /// A worker answers calls.
@@ -149,6 +151,8 @@ pub struct Machine<W> {
     confirms: Vec<(ProcId, RefId, u64)>,
     /// Room that the owners of channels elsewhere have set aside for this process.
     credits: FxHashMap<RefId, Credit>,
+    /// Channels of this process that hold answers back.
+    held: Vec<RefId>,
     /// Counts that were asked for while their giver was still a member: the giver, the owner, the reference.
     recounts: Vec<(ProcId, ProcId, RefId)>,
     /// The references that were freed last, of those that others than their maker have held.
@@ -177,6 +181,7 @@ impl<W> Machine<W> {
             deltas: Vec::new(),
             confirms: Vec::new(),
             credits: FxHashMap::default(),
+            held: Vec::new(),
             recounts: Vec::new(),
             freed: VecDeque::new(),
             releasing: None,

@@ -12,7 +12,7 @@ use crate::ids::{ProcId, RefId, RemoteRef};
 use crate::message::{Message, RefOp, Status, Withdrawal};
 use crate::record::{Outcome, Record};
 
-use super::{CallError, Expect, Machine, Outstanding};
+use super::{CallError, Expect, Machine, Output, Outstanding};
 
 impl<W> Machine<W> {
     /// Makes a channel on this process, with one handle; `usize::MAX` is unbounded.
@@ -208,6 +208,13 @@ impl<W> Machine<W> {
         }
     }
 
+    /// Gives the answers to puts that were held back.
+    pub fn answer_held(&mut self) {
+        for id in std::mem::take(&mut self.held) {
+            self.on_channel(id, Channel::answer_held);
+        }
+    }
+
     pub(super) fn on_channel(&mut self, id: RefId, act: impl FnOnce(&mut Channel) -> Effect) {
         if let Some(channel) = self.records.get_mut(&id).and_then(|r| r.channel.as_mut()) {
             let effect = act(channel);
@@ -217,6 +224,14 @@ impl<W> Machine<W> {
 
     /// Tells of credit, gives the answers, then lets the references of the dropped bodies go.
     pub(super) fn carry(&mut self, id: RefId, effect: Effect) {
+        if !effect.held.is_empty() {
+            if self.held.is_empty() {
+                self.outputs.push(Output::AnswersHeld);
+            }
+            if !self.held.contains(&id) {
+                self.held.push(id);
+            }
+        }
         for (pid, count) in effect.credit {
             self.tell_credit(pid, RefOp::ChannelCredit, id, count);
         }

@@ -14,6 +14,8 @@ use crate::rng::Rng;
 
 /// A capacity at which there is credit.
 const ROOMY: u64 = 24;
+/// A capacity at which answers are held back, of channels that are almost full from the start.
+const TIGHT: u64 = 64;
 
 /// What may happen besides puts, takes and passing on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,18 +278,24 @@ impl Sim {
             193..196 if self.mode == Mode::Deaths => self.kill(pid),
             196..198 => self.fill(pid),
             198..199 => drop(self.with(pid, |m| m.return_idle_credit())),
+            199..200 => self.with(pid, |m| m.answer_held()),
             _ => self.head_hears(),
         }
     }
 
     fn create(&mut self, pid: ProcId) {
         let owner = self.any();
-        let capacity = [0, 1, 1, 2, 3, ROOMY, ROOMY, u64::MAX][self.rng.below(8)];
+        let capacity = [0, 1, 1, 2, 3, ROOMY, ROOMY, TIGHT, u64::MAX][self.rng.below(9)];
         let age = self.fresh();
         if owner == pid {
             let id = self.with(pid, |m| m.create_channel(capacity as usize));
             self.age.insert(id, age);
-            self.hold(pid, RemoteRef { owner, id });
+            let target = RemoteRef { owner, id };
+            self.hold(pid, target);
+            let handle = self.next;
+            for _ in 0..if capacity == TIGHT { TIGHT - 12 } else { 0 } {
+                self.ask_through(pid, RefOp::ChannelPut, handle, target);
+            }
         } else {
             let token = self.fresh();
             let Ok((id, req)) = self.node(pid).machine.open_channel(owner, capacity, token) else {
@@ -553,6 +561,7 @@ impl Sim {
             }
             let living: Vec<ProcId> = self.nodes.keys().copied().collect();
             for pid in living {
+                self.with(pid, |m| m.answer_held());
                 while self.confirm(pid) {
                     moved = true;
                 }
