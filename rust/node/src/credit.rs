@@ -37,6 +37,27 @@ struct Put {
     row: u32,
 }
 
+/// How many times the calling thread has put into a channel, one time after the other, this one included.
+fn puts_in_a_row(channel: RefId) -> u32 {
+    let at = crate::sync::now();
+    let before = LAST.with(Cell::get);
+    let before = before.filter(|last| last.channel == channel && at - last.at < GAP);
+    let row = before.map_or(1, |last| last.row.saturating_add(1));
+    LAST.with(|last| last.set(Some(Put { channel, at, row })));
+    row
+}
+
+/// What has become of an item that was to be put on credit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOnCredit {
+    /// It was not sent.
+    None,
+    /// It is in the socket, and comes even if this process dies.
+    Written,
+    /// It waits in this process for room in the socket.
+    Queued,
+}
+
 /// Puts on credit that the owner may not have read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsettled {
@@ -71,14 +92,9 @@ impl OnCredit {
 }
 
 impl Node {
-    /// With which operation the calling thread is to put into a channel of another process.
+    /// With which operation the calling thread is to put into a channel of another process, where it waits for each put.
     pub fn put_operation(&self, channel: RefId) -> RefOp {
-        let at = crate::sync::now();
-        let before = LAST.with(Cell::get);
-        let before = before.filter(|last| last.channel == channel && at - last.at < GAP);
-        let row = before.map_or(1, |last| last.row.saturating_add(1));
-        LAST.with(|last| last.set(Some(Put { channel, at, row })));
-        if row >= ROW {
+        if puts_in_a_row(channel) >= ROW {
             RefOp::ChannelPutOfMany
         } else {
             RefOp::ChannelPut
@@ -86,16 +102,22 @@ impl Node {
     }
 
     /// Puts a small item into a channel of another process, where the owner has set room aside; never waits.
-    pub fn put_on_credit(&self, target: RemoteRef, payload: Payload<'_>) -> bool {
-        let has_credit = self.takes_small(target.owner)
-            && self.with_machine(|machine| machine.open_put_on_credit(target, payload.refs));
-        if has_credit {
-            self.on_credit.note(target);
-            let header = Header::ref_op(0, RefOp::ChannelPutOnCredit, target.id);
-            // Where the connection has gone, the item goes with its owner.
-            let _ = self.send_payload(target.owner, header, payload);
+    pub fn put_on_credit(&self, target: RemoteRef, payload: Payload<'_>) -> PutOnCredit {
+        if !self.takes_small(target.owner)
+            || !self.with_machine(|machine| machine.open_put_on_credit(target, payload.refs))
+        {
+            return PutOnCredit::None;
         }
-        has_credit
+        puts_in_a_row(target.id);
+        self.on_credit.note(target);
+        let header = Header::ref_op(0, RefOp::ChannelPutOnCredit, target.id);
+        // Where the connection has gone, the item goes with its owner.
+        let _ = self.send_payload(target.owner, header, payload);
+        let links = self.links.read();
+        match links.get(&target.owner) {
+            Some(link) if link.queued_bytes() > 0 => PutOnCredit::Queued,
+            _ => PutOnCredit::Written,
+        }
     }
 
     /// The puts on credit that owners other than a process may not have read: one for each owner.

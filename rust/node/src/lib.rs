@@ -31,7 +31,7 @@ mod sync;
 mod tls;
 pub mod waiter;
 
-pub use credit::Unsettled;
+pub use credit::{PutOnCredit, Unsettled};
 pub use interfaces::interface_addresses;
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
 pub use parker::Parked;

@@ -16,7 +16,7 @@ use pyo3::types::{PyBool, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
 use crate::calls::{sending_until, small};
-use crate::credit::{ANYBODY, settle_puts};
+use crate::credit::{self, ANYBODY, settle_puts};
 use crate::errors;
 use crate::lifecycle::{detached, node};
 use crate::outcome::{Outcome, outcome};
@@ -146,9 +146,9 @@ fn ask(
         return Ok(node.ask_own_channel(target.id, op, body, wake));
     }
     settle_puts(py, target.owner)?;
-    let op = match op {
-        RefOp::ChannelPut => node.put_operation(target.id),
-        op => op,
+    let op = match (op, &wake) {
+        (RefOp::ChannelPut, Wake::Cell(_)) => node.put_operation(target.id),
+        (op, _) => op,
     };
     sending_until(py, sent, until, |payload| node.ref_op(target, op, payload, wake))
 }
@@ -231,12 +231,11 @@ fn put_on_credit(py: Python<'_>, target: RemoteRef, sent: &Sent) -> PyResult<boo
     if target.owner == node.me() || segments.iter().map(|s| s.len()).sum::<usize>() > INLINE_MAX {
         return Ok(false);
     }
-    settle_puts(py, target.owner)?;
     let payload = Payload {
         refs: &sent.refs,
         ..small(&segments)
     };
-    Ok(node.put_on_credit(target, payload))
+    credit::put_on_credit(py, target, payload)
 }
 
 /// Asks a channel something that is small and names no references, and waits for the answer. The interpreter is
@@ -299,9 +298,8 @@ pub(crate) fn plain_put(
         settle_puts(py, ANYBODY)?;
         node.put_here(target.id, body_of(&pickle))
     } else {
-        settle_puts(py, target.owner)?;
         deadline(timeout)?;
-        node.put_on_credit(target, small(&[&pickle]))
+        credit::put_on_credit(py, target, small(&[&pickle]))?
     };
     if done {
         return Ok(Some(yes(py)));

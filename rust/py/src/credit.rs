@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use pydist_node::Parked;
 use pydist_node::waiter::{Cell, Wake};
-use pydist_proto::ids::ProcId;
+use pydist_node::{Parked, Payload, PutOnCredit};
+use pydist_proto::ids::{ProcId, RemoteRef};
 use pydist_proto::message::RefOp;
 use pyo3::prelude::*;
 
@@ -16,6 +16,17 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// No process in particular.
 pub(crate) const ANYBODY: ProcId = 0;
+
+/// Puts a small item on credit, where there is some; true where that has happened. What is not in the socket then is
+/// waited for, as the item of a put that has returned is not to be lost with its process.
+pub(crate) fn put_on_credit(py: Python<'_>, target: RemoteRef, payload: Payload<'_>) -> PyResult<bool> {
+    settle_puts(py, target.owner)?;
+    let done = node()?.put_on_credit(target, payload);
+    if done == PutOnCredit::Queued {
+        settle_puts(py, ANYBODY)?;
+    }
+    Ok(done != PutOnCredit::None)
+}
 
 /// Python is about to tell a process something: items that it has put on credit elsewhere are to be there first.
 pub(crate) fn settle_puts(py: Python<'_>, told: ProcId) -> PyResult<()> {
