@@ -164,8 +164,11 @@ class RemoteChannel(Reference):
         """
         if self._custom:
             self._call("put", (value, *args), kwargs)
-        else:
-            _check(self._ask(PUT, _timeout("put", args, kwargs), _serialize.dumps(value)))
+            return self
+        timeout = _timeout("put", args, kwargs) if args or kwargs else None
+        done = _core.plain_put(self._ref, value, timeout)
+        if done is not True:
+            _check(done or self._ask(PUT, timeout, _serialize.dumps(value)))
         return self
 
     def take(self, *args: Any, **kwargs: Any) -> Any:
@@ -184,7 +187,9 @@ class RemoteChannel(Reference):
         """
         if self._custom:
             return self._call("take", args, kwargs)
-        return _value(self._ask(TAKE, _timeout("take", args, kwargs)))
+        timeout = _timeout("take", args, kwargs) if args or kwargs else None
+        taken = _core.plain_take(self._ref, timeout)
+        return taken[0] if type(taken) is tuple else _value(taken or self._ask(TAKE, timeout))  # type: ignore[arg-type]
 
     def fetch(self, *args: Any, **kwargs: Any) -> Any:
         """The first item, once there is one; it stays in the channel.

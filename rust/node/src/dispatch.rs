@@ -118,6 +118,8 @@ impl Node {
             Output::Freed(id) => self.push_item(Item::Freed(id)),
             Output::Stacks(from, req) => self.stacks_asked(from, req),
             Output::Observe(from, req) => self.tell_observer(from, req),
+            Output::AnswersHeld => self.driver.arm(crate::sync::now() + crate::credit::HELD),
+            Output::Credited => self.watch_credit(),
             Output::Exit => self.push_item(Item::Exit),
             Output::WorkerReady(member) => self.worker_ready(member),
             Output::Joined(pid) => {

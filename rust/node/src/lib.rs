@@ -2,6 +2,7 @@
 
 mod connecting;
 mod cork;
+mod credit;
 mod cursor;
 mod death;
 mod dialing;
@@ -35,6 +36,7 @@ mod tls;
 pub mod trace;
 pub mod waiter;
 
+pub use credit::{PutOnCredit, Unsettled};
 pub use interfaces::interface_addresses;
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
 pub use parker::Parked;

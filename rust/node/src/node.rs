@@ -14,6 +14,7 @@ use pydist_proto::topology::Topology;
 use rustc_hash::FxHashMap;
 
 use crate::cork::Cork;
+use crate::credit::OnCredit;
 use crate::death::Dying;
 use crate::driver::Driver;
 use crate::inbox::{Executor, Inbox, Item, Pushed, Taken};
@@ -127,6 +128,7 @@ pub struct Node {
     /// Answers that are held back, and calls.
     pub(crate) cork: Cork,
     pub(crate) calls_cork: Cork,
+    pub(crate) on_credit: OnCredit,
     pub(crate) arrivals: Mutex<FxHashMap<ProcId, Arrival>>,
     pub(crate) arrived: Condvar,
     pub(crate) dying: Mutex<Vec<Dying>>,
@@ -204,6 +206,7 @@ impl Node {
             inbox: Inbox::default(),
             cork: Cork::default(),
             calls_cork: Cork::default(),
+            on_credit: OnCredit::default(),
             arrivals: Mutex::default(),
             arrived: Condvar::new(),
             dying: Mutex::default(),

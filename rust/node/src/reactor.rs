@@ -74,6 +74,8 @@ impl Node {
         self.give_memory_back();
         self.resume_listeners();
         self.send_deferred();
+        self.look_for_idle_credit(now);
+        self.answer_held();
         self.look_for_silence(now);
         self.look_for_stuck_stacks(now);
         self.look_for_deaths(now);

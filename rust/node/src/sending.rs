@@ -1,5 +1,7 @@
 //! What the threads of Python ask of the core: calls, answers, and operations on references.
 
+use std::sync::Arc;
+
 use pydist_proto::body::Body;
 use pydist_proto::frame::Header;
 use pydist_proto::ids::{ProcId, RefId, RemoteRef};
@@ -116,7 +118,12 @@ impl Node {
         self.bursting(|| self.send_payload(pid, Header::call(id, CallMode::Do), payload))
     }
 
-    fn send_payload(&self, pid: ProcId, header: Header, payload: Payload<'_>) -> Result<(), CallFailed> {
+    pub(crate) fn send_payload(
+        &self,
+        pid: ProcId,
+        header: Header,
+        payload: Payload<'_>,
+    ) -> Result<(), CallFailed> {
         let link = match self.try_link_to(pid) {
             Ok(Some(link)) => link,
             Ok(None) => return self.check_unreachable(pid),
@@ -268,6 +275,16 @@ impl Node {
         let req = self.with_machine(|machine| machine.ask_own_channel(id, op, body, wake));
         self.trace.note(Kind::Asked, op as u8, self.me(), req);
         req
+    }
+
+    /// Puts an item that names no references into a channel of this process; false where it would have to wait.
+    pub fn put_here(&self, id: RefId, body: Body) -> bool {
+        self.with_machine(|machine| machine.put_here(id, body))
+    }
+
+    /// Takes the first item of a channel of this process, where there is one; the caller has the handles of its body.
+    pub fn take_here(&self, id: RefId) -> Option<Arc<Body>> {
+        self.with_machine(|machine| machine.take_here(id))
     }
 
     /// Takes a request to a channel back where it still waits; its answer says whether it did.

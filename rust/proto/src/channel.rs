@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::body::Body;
+use crate::credit::Credits;
 use crate::ids::ProcId;
 use crate::message::Status;
 
@@ -52,12 +53,21 @@ pub struct Effect {
     pub answers: Vec<Answer>,
     /// The bodies that the channel no longer holds: their references go.
     pub dropped: Vec<Arc<Body>>,
+    /// For how many items more room is set aside for each of these processes.
+    pub credit: Vec<(ProcId, u32)>,
+    /// The processes that are to give back the room that is set aside for them.
+    pub recalled: Vec<ProcId>,
+    /// The puts whose items are in and whose answers are held back: [`Channel::answer_held`] is to be called soon.
+    pub held: Vec<Asker>,
 }
 
 impl From<Answer> for Effect {
     fn from(answer: Answer) -> Effect {
-        let (answers, dropped) = (vec![answer], Vec::new());
-        Effect { answers, dropped }
+        let answers = vec![answer];
+        Effect {
+            answers,
+            ..Effect::default()
+        }
     }
 }
 
@@ -78,15 +88,40 @@ pub struct Gauge {
 struct Item {
     from: Asker,
     body: Arc<Body>,
+    /// Its process is going to put more.
+    more: bool,
+    /// Its time is over: it is answered with `Cancelled` unless room that is given back makes place for it.
+    withdrawn: bool,
 }
+
+impl Item {
+    fn new(from: Asker, body: Arc<Body>, more: bool) -> Item {
+        let withdrawn = false;
+        Item {
+            from,
+            body,
+            more,
+            withdrawn,
+        }
+    }
+}
+
+/// In a channel with less room than this, or an eighth of its capacity, answers to those who put many items are held back.
+const ROOM: usize = 64;
+
+/// The number of a request that has none, as nobody waits for its answer.
+const UNASKED: u64 = 0;
 
 /// A channel at its owner.
 ///
 /// ```text
 ///   putters ──► items (at most `capacity`) ──► unconfirmed ── confirm ──► (gone)
-///                 ▲                                 │
+///   credit ───►   ▲                                 │
 ///                 └─ the taker died, or gave it back ┘ to the front
 /// ```
+/// Room that is set aside as credit counts as taken. All of it is asked back when somebody waits for room, and when
+/// the channel is closed; until it has come back, takers of an empty closed channel wait for what may be on its way.
+///
 /// With capacity 0 an item goes from the first putter straight to a taker. Every request of [`Channel::put`] and
 /// [`Channel::ask`] gets one answer, unless its process is forgotten.
 #[derive(Debug)]
@@ -97,6 +132,9 @@ pub struct Channel {
     waiters: VecDeque<(Asker, Wish)>,
     /// Items that takers have been sent and have not confirmed, in the order in which they left.
     unconfirmed: VecDeque<(Asker, Item)>,
+    credits: Credits,
+    /// Puts whose items are in, and whose processes are to hear of it when there is room for more of theirs.
+    held: Vec<Asker>,
     /// Why it is closed: the body that takers of an empty channel get.
     closed: Option<Arc<Body>>,
 }
@@ -110,6 +148,8 @@ impl Channel {
             putters: VecDeque::new(),
             waiters: VecDeque::new(),
             unconfirmed: VecDeque::new(),
+            credits: Credits::default(),
+            held: Vec::new(),
             closed: None,
         }
     }
@@ -135,18 +175,73 @@ impl Channel {
 
     /// Puts an item; answered with `Yes` once it is in the channel or with a taker.
     pub fn put(&mut self, from: Asker, body: Arc<Body>) -> Effect {
+        self.enter(Item::new(from, body, false))
+    }
+
+    /// Puts an item of a process that is going to put more: where there is much room, some is set aside for it.
+    ///
+    /// Where there is little, the answer is held back, as the process would be woken for one item each time.
+    pub fn put_of_many(&mut self, from: Asker, body: Arc<Body>) -> Effect {
+        self.enter(Item::new(from, body, true))
+    }
+
+    fn enter(&mut self, item: Item) -> Effect {
         let mut effect = Effect::default();
         match &self.closed {
             Some(reason) => {
-                effect.answers.push(Answer::closed(from, reason));
-                effect.dropped.push(body);
+                effect.answers.push(Answer::closed(item.from, reason));
+                effect.dropped.push(item.body);
             }
             None => {
-                self.putters.push_back(Item { from, body });
+                self.putters.push_back(item);
                 self.settle(&mut effect);
             }
         }
         effect
+    }
+
+    /// Puts an item where it need not wait; nothing where it would.
+    pub fn put_now(&mut self, from: Asker, body: &Arc<Body>) -> Option<Effect> {
+        if !self.is_open() || !self.has_room() {
+            return None;
+        }
+        let mut effect = Effect::default();
+        self.items.push_back(Item::new(from, body.clone(), false));
+        self.settle(&mut effect);
+        Some(effect)
+    }
+
+    /// Puts an item for which there is room set aside, also after the closing; nothing where there is none, and then
+    /// the item is not in the channel.
+    pub fn put_on_credit(&mut self, pid: ProcId, body: &Arc<Body>) -> Option<Effect> {
+        if !self.credits.spend(pid) {
+            return None;
+        }
+        let (mut effect, req) = (Effect::default(), UNASKED);
+        self.items
+            .push_back(Item::new(Asker { pid, req }, body.clone(), true));
+        self.settle(&mut effect);
+        self.grant(pid, &mut effect);
+        Some(effect)
+    }
+
+    /// A process gives back room that was set aside for it.
+    pub fn give_credit_back(&mut self, pid: ProcId, count: u32) -> Effect {
+        let mut effect = Effect::default();
+        self.credits.give_back(pid, count);
+        self.settle(&mut effect);
+        effect
+    }
+
+    /// Takes the first item for one who has it on return, where there is one.
+    pub fn take_now(&mut self) -> Option<(Arc<Body>, Effect)> {
+        let mut effect = Effect::default();
+        if self.items.is_empty() {
+            self.accept(&mut effect);
+        }
+        let item = self.items.pop_front()?;
+        self.settle(&mut effect);
+        Some((item.body, effect))
     }
 
     /// Asks for the first item, or that there is one.
@@ -158,17 +253,35 @@ impl Channel {
     }
 
     /// Takes a request back: answered with `Cancelled` where it was still waiting, else it has its answer.
+    ///
+    /// A put that waits while room is asked back is answered once that has come: there may be room for it.
     pub fn withdraw(&mut self, from: Asker) -> Effect {
         let mut effect = Effect::default();
         if let Some(at) = self.waiters.iter().position(|(asker, _)| *asker == from) {
             self.waiters.remove(at);
-        } else if let Some(at) = self.putters.iter().position(|p| p.from == from) {
-            effect.dropped.extend(self.putters.remove(at).map(|p| p.body));
-        } else {
-            return effect;
+            effect.answers.push(Answer::bare(from, Status::Cancelled));
+        } else if let Some(at) = self.held.iter().position(|asker| *asker == from) {
+            self.held.remove(at);
+            effect.answers.push(Answer::bare(from, Status::Yes));
+        } else if let Some(putter) = self.putters.iter_mut().find(|p| p.from == from) {
+            putter.withdrawn = true;
+            self.cancel_withdrawn(&mut effect);
         }
-        effect.answers.push(Answer::bare(from, Status::Cancelled));
         effect
+    }
+
+    /// Answers the puts whose time is over, unless room may still come back for them.
+    fn cancel_withdrawn(&mut self, effect: &mut Effect) {
+        if self.credits.reserved() > 0 {
+            return;
+        }
+        self.putters.retain(|putter| {
+            if putter.withdrawn {
+                effect.answers.push(Answer::bare(putter.from, Status::Cancelled));
+                effect.dropped.push(putter.body.clone());
+            }
+            !putter.withdrawn
+        });
     }
 
     /// A taker has its item.
@@ -182,6 +295,7 @@ impl Channel {
     /// took goes back to the front, and one that it put is dropped unless a taker has been sent it.
     pub fn undo(&mut self, from: Asker) -> Effect {
         let mut effect = Effect::default();
+        self.held.retain(|asker| *asker != from);
         if let Some(item) = self.recall(from) {
             self.items.push_front(item);
         } else if let Some(at) = self.waiters.iter().position(|(asker, _)| *asker == from) {
@@ -221,6 +335,8 @@ impl Channel {
     /// A process has gone: its requests go, and items that it has not confirmed come back, in their order.
     pub fn forget(&mut self, pid: ProcId) -> Effect {
         let mut effect = Effect::default();
+        self.credits.forget(pid);
+        self.held.retain(|asker| asker.pid != pid);
         self.waiters.retain(|(asker, _)| asker.pid != pid);
         self.putters.retain(|putter| {
             let gone = putter.from.pid == pid;
@@ -245,8 +361,12 @@ impl Channel {
     }
 
     /// The channel is freed: whoever waits in it hears that it is gone.
-    pub fn end(self) -> Effect {
-        let mut effect = Effect::default();
+    pub fn end(mut self) -> Effect {
+        let mut effect = Effect {
+            recalled: self.credits.recall(),
+            ..Effect::default()
+        };
+        self.answer(&mut effect);
         let putters = self.putters.iter().map(|p| p.from);
         let askers = self.waiters.iter().map(|(asker, _)| *asker).chain(putters);
         let gone = askers.map(|to| Answer::bare(to, Status::UnknownRef));
@@ -261,7 +381,7 @@ impl Channel {
     /// Moves items on as far as they go.
     fn settle(&mut self, effect: &mut Effect) {
         loop {
-            while self.items.len() < self.capacity && self.accept(effect) {}
+            while self.has_room() && self.accept(effect) {}
             if !self.is_ready() {
                 break;
             }
@@ -270,7 +390,15 @@ impl Channel {
             };
             self.serve(asker, wish, effect);
         }
+        if !self.putters.is_empty() || self.closed.is_some() {
+            effect.recalled.extend(self.credits.recall());
+        }
+        self.cancel_withdrawn(effect);
+        if !self.is_tight() || self.closed.is_some() {
+            self.answer(effect);
+        }
         if !self.is_ready()
+            && self.credits.reserved() == 0
             && let Some(reason) = &self.closed
         {
             let waiters = self.waiters.drain(..);
@@ -280,13 +408,60 @@ impl Channel {
         }
     }
 
+    fn has_room(&self) -> bool {
+        self.items.len() + self.credits.reserved() < self.capacity
+    }
+
+    fn free(&self) -> usize {
+        let taken = self.items.len() + self.credits.reserved();
+        self.capacity.saturating_sub(taken)
+    }
+
+    /// Whether there is so little room that those who put many items had better wait for more.
+    fn is_tight(&self) -> bool {
+        let much = (self.capacity / 8).min(ROOM);
+        much >= ROOM / 8 && self.free() < much
+    }
+
+    /// Gives the answers that were held back.
+    pub fn answer_held(&mut self) -> Effect {
+        let mut effect = Effect::default();
+        self.answer(&mut effect);
+        effect
+    }
+
+    fn answer(&mut self, effect: &mut Effect) {
+        for from in std::mem::take(&mut self.held) {
+            effect.answers.push(Answer::bare(from, Status::Yes));
+            self.grant(from.pid, effect);
+        }
+    }
+
+    /// Sets room aside for a process, where nobody waits for it.
+    fn grant(&mut self, pid: ProcId, effect: &mut Effect) {
+        if self.closed.is_some() || !self.putters.is_empty() {
+            return;
+        }
+        let more = self.credits.grant(pid, self.free());
+        effect.credit.extend(more.map(|more| (pid, more)));
+    }
+
     /// Takes the item of the first putter in, whose put has ended; false where there is none.
     fn accept(&mut self, effect: &mut Effect) -> bool {
         let Some(item) = self.putters.pop_front() else {
             return false;
         };
-        effect.answers.push(Answer::bare(item.from, Status::Yes));
+        let (from, more) = (item.from, item.more);
         self.items.push_back(item);
+        if more && self.closed.is_none() && self.is_tight() {
+            self.held.push(from);
+            effect.held.push(from);
+            return true;
+        }
+        effect.answers.push(Answer::bare(from, Status::Yes));
+        if more {
+            self.grant(from.pid, effect);
+        }
         true
     }
 

@@ -537,6 +537,8 @@ fn ref_op(raw: u32) -> Result<RefOp, ProtocolError> {
         .into_iter()
         .chain([ChannelCreate, ChannelPut, ChannelTake, ChannelFetch, ChannelWait])
         .chain([ChannelIsReady, ChannelIsOpen, ChannelClose, Recall])
+        .chain([ChannelPutOfMany, ChannelPutOnCredit, ChannelCredit])
+        .chain([ChannelRecallCredit, ChannelReturnCredit])
         .find(|o| *o as u32 == raw)
         .ok_or(ProtocolError::UnknownValue("operation", raw))
 }

@@ -6,6 +6,7 @@
 pub mod body;
 pub mod channel;
 pub mod codec;
+mod credit;
 pub mod error;
 pub mod frame;
 pub mod handshake;

@@ -14,8 +14,11 @@ use crate::message::{CallMode, Member, Message, RefDelta, RefOp, Status};
 use crate::record::{Departure, Outcome, Record, State, Waiter, Want};
 use crate::topology::{Topology, Wiring};
 
+use self::credit::Credit;
+
 mod channels;
 mod counts;
+mod credit;
 mod members;
 mod memory;
 mod refs;
@@ -53,6 +56,10 @@ pub enum Output<W> {
     Stacks(ProcId, u64),
     /// A process asks what this one does and holds, which the core tells.
     Observe(ProcId, u64),
+    /// This process has credit at a channel: [`Machine::return_idle_credit`] is to be called now and then.
+    Credited,
+    /// Answers are held back: [`Machine::answer_held`] is to be called within milliseconds.
+    AnswersHeld,
     /// The head asks this process to end.
     Exit,
     /// A worker answers calls.
@@ -148,6 +155,10 @@ pub struct Machine<W> {
     deltas: Vec<(ProcId, RefDelta)>,
     /// Items that have come, whose channels' owners are to be told so.
     confirms: Vec<(ProcId, RefId, u64)>,
+    /// Room that the owners of channels elsewhere have set aside for this process.
+    credits: FxHashMap<RefId, Credit>,
+    /// Channels of this process that hold answers back.
+    held: Vec<RefId>,
     /// Counts that were asked for while their giver was still a member: the giver, the owner, the reference.
     recounts: Vec<(ProcId, ProcId, RefId)>,
     /// The references that were freed last, of those that others than their maker have held.
@@ -176,6 +187,8 @@ impl<W> Machine<W> {
             records: FxHashMap::default(),
             deltas: Vec::new(),
             confirms: Vec::new(),
+            credits: FxHashMap::default(),
+            held: Vec::new(),
             recounts: Vec::new(),
             freed: VecDeque::new(),
             releasing: None,

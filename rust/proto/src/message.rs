@@ -87,6 +87,16 @@ pub enum RefOp {
     ChannelClose = 14,
     /// Cancels a fetching call of the sender unless it has begun; not answered.
     Recall = 15,
+    /// Puts an item of a process that is going to put more, which the owner may give credit.
+    ChannelPutOfMany = 16,
+    /// Puts an item for which the owner has set room aside; not answered.
+    ChannelPutOnCredit = 17,
+    /// The owner has set room aside for so many more items as the number of the request says; not answered.
+    ChannelCredit = 18,
+    /// The owner wants that room back; answered with what is left of it, where something is.
+    ChannelRecallCredit = 19,
+    /// So much of that room as the number of the request says is not needed; not answered.
+    ChannelReturnCredit = 20,
 }
 
 /// How an operation is taken back.

@@ -435,7 +435,7 @@ fn what_the_protocol_does_not_name_is_refused() {
     let unknown = |what, value| ProtocolError::UnknownValue(what, value);
     assert_refused(&raw(1, Header { b: 3, ..call() }, &[]), unknown("call mode", 3));
     assert_refused(&raw(2, Header { b: 10, ..call() }, &[]), unknown("status", 10));
-    assert_refused(&raw(4, Header { c: 16, ..call() }, &[]), unknown("operation", 16));
+    assert_refused(&raw(4, Header { c: 21, ..call() }, &[]), unknown("operation", 21));
     for kind in [9, 10] {
         assert_refused(
             &raw(

@@ -143,6 +143,11 @@ fn ref_op() -> impl Strategy<Value = RefOp> {
         ChannelIsReady,
         ChannelIsOpen,
         ChannelClose,
+        ChannelPutOfMany,
+        ChannelPutOnCredit,
+        ChannelCredit,
+        ChannelRecallCredit,
+        ChannelReturnCredit,
     ];
     prop::sample::select(values.into_iter().chain(channels).collect::<Vec<_>>())
 }

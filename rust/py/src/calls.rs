@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
+use crate::credit::settle_puts;
 use crate::errors;
 use crate::lifecycle::{detached, node};
 use crate::names::encode_call;
@@ -91,6 +92,7 @@ pub(crate) fn call_fetch(
     refs: Vec<RefTuple>,
 ) -> PyResult<Outcome> {
     let node = node()?;
+    settle_puts(py, pid)?;
     let cell = Cell::new();
     let id = {
         let sent = Sent::new(data, buffers, &refs)?;
@@ -111,6 +113,7 @@ pub(crate) fn call_future(
     refs: Vec<RefTuple>,
 ) -> PyResult<Ref> {
     let node = node()?;
+    settle_puts(py, pid)?;
     let sent = Sent::new(data, buffers, &refs)?;
     let id = sending(py, &sent, |payload| node.call_future(pid, payload))?;
     Ok(Ref::held(pid, id))
@@ -126,6 +129,7 @@ pub(crate) fn call_do(
     refs: Vec<RefTuple>,
 ) -> PyResult<()> {
     let node = node()?;
+    settle_puts(py, pid)?;
     let sent = Sent::new(data, buffers, &refs)?;
     sending(py, &sent, |payload| node.call_do(pid, payload))
 }
@@ -147,6 +151,7 @@ pub(crate) fn call_queue(
     lane: u64,
 ) -> PyResult<u64> {
     let node = node()?;
+    settle_puts(py, pid)?;
     let sent = Sent::new(data, buffers, &refs)?;
     let wake = Wake::Queue(queue.get().inner.clone(), key);
     sending(py, &sent, |payload| node.call_in_lane(pid, lane, payload, wake))
@@ -204,6 +209,7 @@ impl PlainCall {
         if !node.takes_small(pid) || crate::logs::tells_calls() {
             return Ok(None);
         }
+        settle_puts(f.py(), pid)?;
         let pickle = encode_call(f, args)?;
         Ok(pickle.map(|pickle| PlainCall { node, pid, pickle }))
     }

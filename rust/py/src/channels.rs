@@ -3,18 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pydist_node::Payload;
 use pydist_node::waiter::{Cell, Wake};
+use pydist_proto::body::Body;
+use pydist_proto::frame::INLINE_MAX;
 use pydist_proto::ids::{RefId, RemoteRef};
 use pydist_proto::message::{RefOp, Status};
 use pydist_proto::record;
 use pyo3::exceptions::{PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
-use crate::calls::sending_until;
+use crate::calls::{sending_until, small};
+use crate::credit::{self, ANYBODY, settle_puts};
 use crate::errors;
 use crate::lifecycle::{detached, node};
 use crate::outcome::{Outcome, outcome};
+use crate::plain;
 use crate::queue::Queue;
 use crate::refs::Ref;
 use crate::waiting::{Ended, deadline, wait};
@@ -35,6 +41,17 @@ struct Request {
 }
 
 impl Request {
+    /// Waits for the answer, and says that the item has come where it is one.
+    fn conclude(&self, py: Python<'_>, until: Option<Instant>) -> PyResult<record::Outcome> {
+        let answer = self.answer(py, until)?;
+        match answer.status {
+            Status::Cancelled => return Err(timed_out(self.timeout)),
+            Status::Value if self.op == RefOp::ChannelTake => node()?.confirm(self.target, self.req),
+            _ => {}
+        }
+        Ok(answer)
+    }
+
     /// Waits for the answer; where the time is over, takes the request back.
     ///
     /// The owner says whether that came in time; an owner that is silent is not waited for long.
@@ -124,9 +141,15 @@ fn ask(
 ) -> PyResult<u64> {
     let node = node()?;
     if target.owner == node.me() {
+        settle_puts(py, ANYBODY)?;
         let body = sent.to_body(py)?;
         return Ok(node.ask_own_channel(target.id, op, body, wake));
     }
+    settle_puts(py, target.owner)?;
+    let op = match (op, &wake) {
+        (RefOp::ChannelPut, Wake::Cell(_)) => node.put_operation(target.id),
+        (op, _) => op,
+    };
     sending_until(py, sent, until, |payload| node.ref_op(target, op, payload, wake))
 }
 
@@ -186,7 +209,11 @@ pub(crate) fn channel_ask(
     let (target, op, cell) = (channel.target(), operation(op)?, Cell::new());
     let wake = Wake::Cell(cell.clone());
     let until = deadline(timeout)?;
-    let req = ask(py, target, op, &Sent::new(data, buffers, &refs)?, until, wake)?;
+    let sent = Sent::new(data, buffers, &refs)?;
+    if op == RefOp::ChannelPut && put_on_credit(py, target, &sent)? {
+        return outcome(py, record::Outcome::bare(Status::Yes, target.owner));
+    }
+    let req = ask(py, target, op, &sent, until, wake)?;
     let request = Request {
         target,
         op,
@@ -194,14 +221,123 @@ pub(crate) fn channel_ask(
         cell,
         timeout,
     };
-    let answer = request.answer(py, until)?;
-    if answer.status == Status::Cancelled {
-        return Err(timed_out(timeout));
+    outcome(py, request.conclude(py, until)?)
+}
+
+/// Puts an item on credit, where it is not streamed, and there is some.
+fn put_on_credit(py: Python<'_>, target: RemoteRef, sent: &Sent) -> PyResult<bool> {
+    let node = node()?;
+    let segments = sent.segments();
+    if target.owner == node.me() || segments.iter().map(|s| s.len()).sum::<usize>() > INLINE_MAX {
+        return Ok(false);
     }
-    if answer.status == Status::Value && op == RefOp::ChannelTake {
-        channel_confirm(channel, req)?;
+    let payload = Payload {
+        refs: &sent.refs,
+        ..small(&segments)
+    };
+    credit::put_on_credit(py, target, payload)
+}
+
+/// Asks a channel something that is small and names no references, and waits for the answer. The interpreter is
+/// kept while it is sent; None where that would have to wait for room.
+fn ask_plainly(
+    py: Python<'_>,
+    target: RemoteRef,
+    op: RefOp,
+    pickle: &[u8],
+    timeout: Option<f64>,
+) -> PyResult<Option<record::Outcome>> {
+    let (node, cell) = (node()?, Cell::new());
+    settle_puts(py, target.owner)?;
+    let until = deadline(timeout)?;
+    let wake = Wake::Cell(cell.clone());
+    let req = if target.owner == node.me() {
+        node.ask_own_channel(target.id, op, body_of(pickle), wake)
+    } else if node.takes_small(target.owner) {
+        let sent_op = match op {
+            RefOp::ChannelPut => node.put_operation(target.id),
+            op => op,
+        };
+        let segments: &[&[u8]] = if pickle.is_empty() { &[] } else { &[pickle] };
+        node.ref_op(target, sent_op, small(segments), wake)
+            .map_err(|failed| errors::call_failed(py, failed))?
+    } else {
+        return Ok(None);
+    };
+    let request = Request {
+        target,
+        op,
+        req,
+        cell,
+        timeout,
+    };
+    request.conclude(py, until).map(Some)
+}
+
+fn body_of(pickle: &[u8]) -> Body {
+    match pickle {
+        [] => Body::default(),
+        pickle => Body::of_bytes(pickle.to_vec()),
     }
-    outcome(py, answer)
+}
+
+/// Puts an item that is small and plain: true once it is in, or how else that ended; None where it is not plain.
+#[pyfunction]
+#[pyo3(signature = (channel, value, timeout=None))]
+pub(crate) fn plain_put(
+    py: Python<'_>,
+    channel: &Ref,
+    value: &Bound<'_, PyAny>,
+    timeout: Option<f64>,
+) -> PyResult<Option<Py<PyAny>>> {
+    let Some(pickle) = plain::pickled(value) else {
+        return Ok(None);
+    };
+    let (target, node) = (channel.target(), node()?);
+    let done = if target.owner == node.me() {
+        settle_puts(py, ANYBODY)?;
+        node.put_here(target.id, body_of(&pickle))
+    } else {
+        deadline(timeout)?;
+        credit::put_on_credit(py, target, small(&[&pickle]))?
+    };
+    if done {
+        return Ok(Some(yes(py)));
+    }
+    match ask_plainly(py, target, RefOp::ChannelPut, &pickle, timeout)? {
+        None => Ok(None),
+        Some(answer) if answer.status == Status::Yes => Ok(Some(yes(py))),
+        Some(answer) => Ok(Some(Py::new(py, outcome(py, answer)?)?.into_any())),
+    }
+}
+
+/// Takes an item: in a tuple where it is small and plain, else how that ended; None where `channel_ask` is to be used.
+#[pyfunction]
+#[pyo3(signature = (channel, timeout=None))]
+pub(crate) fn plain_take(py: Python<'_>, channel: &Ref, timeout: Option<f64>) -> PyResult<Option<Py<PyAny>>> {
+    let (target, node) = (channel.target(), node()?);
+    let here = (target.owner == node.me())
+        .then(|| node.take_here(target.id))
+        .flatten();
+    let answer = match here {
+        Some(body) => record::Outcome {
+            status: Status::Value,
+            body,
+            pid: target.owner,
+        },
+        None => match ask_plainly(py, target, RefOp::ChannelTake, &[], timeout)? {
+            Some(answer) => answer,
+            None => return Ok(None),
+        },
+    };
+    if let Some(value) = plain::value_of(py, &answer) {
+        return Ok(Some(PyTuple::new(py, [value])?.into_any().unbind()));
+    }
+    Ok(Some(Py::new(py, outcome(py, answer)?)?.into_any()))
+}
+
+fn yes(py: Python<'_>) -> Py<PyAny> {
+    PyBool::new(py, true).to_owned().into_any().unbind()
 }
 
 /// Asks a channel; the answer goes to a queue under a key. Returns the number of the request.

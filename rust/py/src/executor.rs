@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PySet, PyTuple};
 
 use crate::buffer::{RefTuple, Sent};
 use crate::calls::{sending, small};
+use crate::credit::{ANYBODY, settle_puts};
 use crate::errors;
 use crate::lifecycle::{detached, node};
 use crate::names::decode_call;
@@ -217,12 +218,10 @@ impl Executor {
             node.answer_do(src, id, Status::Value);
             return Ok(true);
         }
-        let mut pickle = Vec::with_capacity(16);
-        pickle.extend_from_slice(&plain::PROTO);
-        if !plain::encode(value, &mut pickle) {
+        let Some(pickle) = plain::pickled(value) else {
             return Ok(false);
-        }
-        pickle.push(b'.');
+        };
+        settle_puts(py, hears(mode, src))?;
         if mode == CallMode::Future as u32 {
             node.answer_future(src, id, Status::Value, Body::of_bytes(pickle));
         } else {
@@ -251,6 +250,7 @@ impl Executor {
             node.answer_do(src, id, status);
             return Ok(());
         }
+        settle_puts(py, hears(mode, src))?;
         let sent = Sent::new(data, buffers, &refs)?;
         if mode == CallMode::Future as u32 {
             let body = sent.to_body(py)?;
@@ -258,6 +258,15 @@ impl Executor {
             return Ok(());
         }
         sending(py, &sent, |payload| node.answer_fetch(src, id, status, payload))
+    }
+}
+
+/// Who is told of the end of a call: its caller, and where that is behind a future whoever waits for it.
+fn hears(mode: u32, src: u32) -> u32 {
+    if mode == CallMode::Fetch as u32 {
+        src
+    } else {
+        ANYBODY
     }
 }
 

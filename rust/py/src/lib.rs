@@ -3,6 +3,7 @@
 mod buffer;
 mod calls;
 mod channels;
+mod credit;
 mod errors;
 mod executor;
 mod fork;
@@ -37,7 +38,7 @@ mod _core {
     #[pymodule_export]
     use super::channels::{
         channel_ask, channel_confirm, channel_create, channel_custom, channel_give_back, channel_here,
-        channel_tell, channel_unanswered, channel_unwant, channel_withdraw,
+        channel_tell, channel_unanswered, channel_unwant, channel_withdraw, plain_put, plain_take,
     };
     #[pymodule_export]
     use super::executor::{

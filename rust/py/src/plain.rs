@@ -3,6 +3,8 @@
 //! What is written is what pickle reads, and gives the same: an object that is there twice is left to pickle, since it
 //! arrives as one. What is read is what pickle writes for such values; anything else is left to pickle too.
 
+use pydist_proto::message::Status;
+use pydist_proto::record::Outcome;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyList, PyString, PyTuple};
 
@@ -32,6 +34,17 @@ struct Encoder<'o> {
 /// Appends the opcodes that make a value; false where it is not plain, and then `out` is of no use.
 pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> bool {
     Encoder::new(out).write(value, DEPTH)
+}
+
+/// The pickle of a small plain value; nothing where it is none.
+pub(crate) fn pickled(value: &Bound<'_, PyAny>) -> Option<Vec<u8>> {
+    let mut pickle = Vec::with_capacity(16);
+    pickle.extend_from_slice(&PROTO);
+    if !encode(value, &mut pickle) {
+        return None;
+    }
+    pickle.push(b'.');
+    Some(pickle)
 }
 
 /// Does what `encode` does for several values, which are parts of one.
@@ -154,6 +167,14 @@ impl<'o> Encoder<'o> {
 pub(crate) fn decode<'py>(py: Python<'py>, pickle: &[u8]) -> Option<Bound<'py, PyAny>> {
     let opcodes = pickle.strip_prefix(&PROTO)?.strip_suffix(b".")?;
     decode_opcodes(py, opcodes)
+}
+
+/// Makes the value that an answer brings, where it is small and plain.
+pub(crate) fn value_of<'py>(py: Python<'py>, answer: &Outcome) -> Option<Bound<'py, PyAny>> {
+    match answer.body.segments.as_slice() {
+        [pickle] if answer.status == Status::Value => decode(py, pickle.as_slice()),
+        _ => None,
+    }
 }
 
 /// Makes the one value that opcodes leave on the stack.

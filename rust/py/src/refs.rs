@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 
 use crate::buffer::{RefTuple, Sent, remote_ref};
 use crate::calls::sending;
+use crate::credit::{ANYBODY, settle_puts};
 use crate::errors;
 use crate::lifecycle::{detached, node, node_for_drop};
 use crate::outcome::{Outcome, outcome};
@@ -86,6 +87,7 @@ impl Ref {
 
     fn operation(&self, py: Python<'_>, op: RefOp, sent: &Sent) -> PyResult<record::Outcome> {
         let node = node()?;
+        settle_puts(py, self.target.owner)?;
         let cell = Cell::new();
         let wake = Wake::Cell(cell.clone());
         let req = sending(py, sent, |payload| node.ref_op(self.target, op, payload, wake))?;
@@ -209,7 +211,8 @@ impl Ref {
     }
 
     /// Tells that the value is a Python object of this process, the owner; false where there is one.
-    fn put_local(&self) -> PyResult<bool> {
+    fn put_local(&self, py: Python<'_>) -> PyResult<bool> {
+        settle_puts(py, ANYBODY)?;
         Ok(node()?.put_local(self.target.id))
     }
 

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 
 use crate::calls::small;
+use crate::credit::settle_puts;
 use crate::lifecycle::{detached, node};
 use crate::names::END;
 use crate::outcome::{Outcome, outcome_object};
@@ -118,6 +119,7 @@ impl Singles {
         }
         pickle.push(b't');
         pickle.extend_from_slice(END);
+        settle_puts(row.py(), worker).ok()?;
         let wake = Wake::Queue(self.queue.clone(), key);
         node.call_gathered(worker, self.lane, small(&[&pickle]), wake)
             .ok()

@@ -12,7 +12,7 @@ use crate::ids::{ProcId, RefId, RemoteRef};
 use crate::message::{Message, RefOp, Status, Withdrawal};
 use crate::record::{Outcome, Record};
 
-use super::{CallError, Expect, Machine, Outstanding};
+use super::{CallError, Expect, Machine, Output, Outstanding};
 
 impl<W> Machine<W> {
     /// Makes a channel on this process, with one handle; `usize::MAX` is unbounded.
@@ -75,6 +75,22 @@ impl<W> Machine<W> {
         self.keep_refs(&body.refs);
         self.channel_op(Asker { pid, req }, op, id, body);
         req
+    }
+
+    /// Puts an item that names no references into a channel of this process; false where it would have to wait.
+    pub fn put_here(&mut self, id: RefId, body: Body) -> bool {
+        let (pid, req) = (self.me, 0);
+        let channel = self.records.get_mut(&id).and_then(|r| r.channel.as_mut());
+        let effect = channel.and_then(|c| c.put_now(Asker { pid, req }, &Arc::new(body)));
+        effect.map(|effect| self.carry(id, effect)).is_some()
+    }
+
+    /// Takes the first item of a channel of this process, where there is one; the caller has the handles of its body.
+    pub fn take_here(&mut self, id: RefId) -> Option<Arc<Body>> {
+        let channel = self.records.get_mut(&id).and_then(|r| r.channel.as_mut())?;
+        let (body, effect) = channel.take_now()?;
+        self.carry(id, effect);
+        Some(body)
     }
 
     /// Takes a request back where it still waits; its answer says whether it did.
@@ -151,6 +167,7 @@ impl<W> Machine<W> {
         let body = Arc::new(body);
         let effect = match op {
             RefOp::ChannelPut => channel.put(from, body),
+            RefOp::ChannelPutOfMany => channel.put_of_many(from, body),
             RefOp::ChannelClose => {
                 let mut effect = channel.close(body);
                 effect.answers.push(Answer::bare(from, Status::Yes));
@@ -168,7 +185,7 @@ impl<W> Machine<W> {
                 effect
             }
         };
-        self.carry(effect);
+        self.carry(id, effect);
     }
 
     fn create_for(&mut self, from: Asker, id: RefId, body: &Body) {
@@ -202,15 +219,36 @@ impl<W> Machine<W> {
         }
     }
 
-    fn on_channel(&mut self, id: RefId, act: impl FnOnce(&mut Channel) -> Effect) {
-        if let Some(channel) = self.records.get_mut(&id).and_then(|r| r.channel.as_mut()) {
-            let effect = act(channel);
-            self.carry(effect);
+    /// Gives the answers to puts that were held back.
+    pub fn answer_held(&mut self) {
+        for id in std::mem::take(&mut self.held) {
+            self.on_channel(id, Channel::answer_held);
         }
     }
 
-    /// Gives the answers, then lets the references of the dropped bodies go.
-    pub(super) fn carry(&mut self, effect: Effect) {
+    pub(super) fn on_channel(&mut self, id: RefId, act: impl FnOnce(&mut Channel) -> Effect) {
+        if let Some(channel) = self.records.get_mut(&id).and_then(|r| r.channel.as_mut()) {
+            let effect = act(channel);
+            self.carry(id, effect);
+        }
+    }
+
+    /// Tells of credit, gives the answers, then lets the references of the dropped bodies go.
+    pub(super) fn carry(&mut self, id: RefId, effect: Effect) {
+        if !effect.held.is_empty() {
+            if self.held.is_empty() {
+                self.outputs.push(Output::AnswersHeld);
+            }
+            if !self.held.contains(&id) {
+                self.held.push(id);
+            }
+        }
+        for (pid, count) in effect.credit {
+            self.tell_credit(pid, RefOp::ChannelCredit, id, count);
+        }
+        for pid in effect.recalled {
+            self.tell_credit(pid, RefOp::ChannelRecallCredit, id, 0);
+        }
         for answer in effect.answers {
             self.reply(answer);
         }

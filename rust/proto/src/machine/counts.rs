@@ -67,6 +67,7 @@ impl<W> Machine<W> {
             self.free_if_unused(id);
             return;
         }
+        self.return_credit(id);
         if let Some(record) = self.records.remove(&id) {
             self.give_back(id, record.owner, record.received);
             for req in [record.asked_value, record.asked_ready].into_iter().flatten() {
@@ -324,7 +325,7 @@ impl<W> Machine<W> {
                 self.release_refs(&outcome.body.refs);
             }
             if let Some(channel) = record.channel {
-                self.carry(channel.end());
+                self.carry(id, channel.end());
             }
             if record.custom {
                 self.outputs.push(Output::Freed(id));

@@ -154,6 +154,7 @@ impl<W> Machine<W> {
         self.outputs.push(Output::Left(pid));
         self.deltas.retain(|(owner, _)| *owner != pid);
         self.confirms.retain(|(owner, ..)| *owner != pid);
+        self.credits.retain(|_, credit| credit.owner != pid);
         self.fail_outstanding(pid, &outcome);
         self.fail_records(pid, &outcome);
         self.forget_in_channels(pid);

@@ -137,12 +137,17 @@ impl<W> Machine<W> {
             }
             RefOp::ChannelCreate
             | RefOp::ChannelPut
+            | RefOp::ChannelPutOfMany
             | RefOp::ChannelTake
             | RefOp::ChannelFetch
             | RefOp::ChannelWait
             | RefOp::ChannelIsReady
             | RefOp::ChannelIsOpen
             | RefOp::ChannelClose => self.channel_op(Asker { pid: from, req }, op, target, body),
+            RefOp::ChannelPutOnCredit => self.handle_put_on_credit(from, target, body),
+            RefOp::ChannelCredit => self.handle_credit(from, target, req),
+            RefOp::ChannelRecallCredit => self.return_credit(target),
+            RefOp::ChannelReturnCredit => self.handle_returned_credit(from, target, req),
         }
     }
 

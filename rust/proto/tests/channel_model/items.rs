@@ -89,13 +89,17 @@ impl Items {
         self.items.get_mut(&n).unwrap().confirmed = true;
     }
 
-    /// The items of a putter that died before it was told.
-    pub(crate) fn forget_putter(&mut self, pid: ProcId) {
-        for item in self.items.values_mut() {
-            if item.putter == pid && item.told == Told::Nothing {
+    /// The items of a putter that died before it was told, or before those that it put on credit had come.
+    ///
+    /// Returns those on credit that are of others.
+    pub(crate) fn forget_putter(&mut self, pid: ProcId, on_credit: BTreeSet<u64>) -> BTreeSet<u64> {
+        for (n, item) in &mut self.items {
+            if item.putter == pid && (item.told == Told::Nothing || on_credit.contains(n)) {
                 item.told = Told::Unknown;
             }
         }
+        let others = on_credit.into_iter();
+        others.filter(|n| self.items[n].putter != pid).collect()
     }
 
     /// Everything has been taken out of the channels that are left: what was put was taken, by one that lives or

@@ -17,7 +17,7 @@ use sim::{Mode, Sim};
 
 const SEEDS: u64 = 10_000;
 
-fn run(seed: u64, mode: Mode) -> [usize; 3] {
+fn run(seed: u64, mode: Mode) -> [usize; 4] {
     let mut shape = Rng(seed ^ 0x5eed);
     let nodes = 2 + shape.below(4) as u32;
     let steps = 30 + shape.below(200);
@@ -37,7 +37,7 @@ fn run_all(mode: Mode) {
         Some(seed) => seed..seed + 1,
         None => 0..variable("PYDIST_SIM_SEEDS").unwrap_or(SEEDS),
     };
-    let mut total = [0; 3];
+    let mut total = [0; 4];
     for seed in seeds {
         match catch_unwind(AssertUnwindSafe(|| run(seed, mode))) {
             Ok(counts) => total.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n),
@@ -47,11 +47,12 @@ fn run_all(mode: Mode) {
             }
         }
     }
-    let [taken, timed_out, redelivered] = total;
+    let [taken, timed_out, redelivered, on_credit] = total;
     eprintln!(
-        "{mode:?}: {taken} items taken, {timed_out} requests timed out, {redelivered} items sent again"
+        "{mode:?}: {taken} items taken, {timed_out} requests timed out, {redelivered} items sent again, \
+         {on_credit} put on credit"
     );
-    assert!(taken > 0);
+    assert!(taken > 0 && on_credit > 0);
     assert_eq!(timed_out > 0, mode != Mode::Calm);
     assert_eq!(redelivered > 0, mode == Mode::Deaths);
 }

@@ -12,6 +12,11 @@ use pydist_proto::record::Outcome;
 use crate::items::{Items, Told};
 use crate::rng::Rng;
 
+/// A capacity at which there is credit.
+const ROOMY: u64 = 24;
+/// A capacity at which answers are held back, of channels that are almost full from the start.
+const TIGHT: u64 = 64;
+
 /// What may happen besides puts, takes and passing on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -59,12 +64,15 @@ pub(crate) struct Sim {
     items: Items,
     /// The item that each request to take has brought.
     brought: BTreeMap<(ProcId, u64), u64>,
+    /// Items that were put on credit and have not come to their owner.
+    on_credit: BTreeSet<u64>,
     /// Channels that were freed though someone had them from a process that died.
     freed: BTreeSet<RefId>,
     /// When each channel was made: items name older ones only, since counting frees no cycles.
     age: BTreeMap<RefId, u64>,
     next: u64,
     timed_out: usize,
+    pub(crate) credited: usize,
 }
 
 fn member(pid: ProcId) -> Member {
@@ -104,10 +112,12 @@ impl Sim {
             unheard: Vec::new(),
             items: Items::default(),
             brought: BTreeMap::new(),
+            on_credit: BTreeSet::new(),
             freed: BTreeSet::new(),
             age: BTreeMap::new(),
             next: 0,
             timed_out: 0,
+            credited: 0,
         };
         for pid in 2..=n {
             sim.with(HEAD, |m| m.join(member(pid)));
@@ -232,6 +242,14 @@ impl Sim {
                 let brought = taken.iter().map(|(_, req)| self.brought[&(from, *req)]);
                 brought.for_each(|item| self.items.confirmed(item));
             }
+            if let Message::RefOp {
+                op: RefOp::ChannelPutOnCredit,
+                body,
+                ..
+            } = &message
+            {
+                self.on_credit.remove(&number(body));
+            }
             self.with(to, |m| m.handle_message(from, message));
         }
         true
@@ -258,18 +276,26 @@ impl Sim {
             172..190 if self.mode != Mode::Calm => self.time_out(pid),
             190..193 if self.mode != Mode::Calm => self.give_back(pid),
             193..196 if self.mode == Mode::Deaths => self.kill(pid),
+            196..198 => self.fill(pid),
+            198..199 => drop(self.with(pid, |m| m.return_idle_credit())),
+            199..200 => self.with(pid, |m| m.answer_held()),
             _ => self.head_hears(),
         }
     }
 
     fn create(&mut self, pid: ProcId) {
         let owner = self.any();
-        let capacity = [0, 1, 1, 2, 3, u64::MAX][self.rng.below(6)];
+        let capacity = [0, 1, 1, 2, 3, ROOMY, ROOMY, TIGHT, u64::MAX][self.rng.below(9)];
         let age = self.fresh();
         if owner == pid {
             let id = self.with(pid, |m| m.create_channel(capacity as usize));
             self.age.insert(id, age);
-            self.hold(pid, RemoteRef { owner, id });
+            let target = RemoteRef { owner, id };
+            self.hold(pid, target);
+            let handle = self.next;
+            for _ in 0..if capacity == TIGHT { TIGHT - 12 } else { 0 } {
+                self.ask_through(pid, RefOp::ChannelPut, handle, target);
+            }
         } else {
             let token = self.fresh();
             let Ok((id, req)) = self.node(pid).machine.open_channel(owner, capacity, token) else {
@@ -312,6 +338,9 @@ impl Sim {
             self.items.put(token, target.id, pid);
         }
         let refs = body.refs.clone();
+        if op == RefOp::ChannelPut && self.may_use_credit(pid, target, &body) {
+            return self.put_on_credit(pid, token, target, body);
+        }
         let mut request = Request {
             op,
             target,
@@ -333,9 +362,10 @@ impl Sim {
             request.req = req;
             self.node(pid).waiting.insert(token, request);
             let target_id = target.id;
+            let many = op == RefOp::ChannelPut && self.rng.one_in(2);
             let message = Message::RefOp {
                 req,
-                op,
+                op: if many { RefOp::ChannelPutOfMany } else { op },
                 target: target_id,
                 body,
             };
@@ -343,6 +373,38 @@ impl Sim {
         } else if op == RefOp::ChannelPut {
             self.items.told(token, Told::NotPut);
         }
+        self.with(pid, |m| m.release_refs(&refs));
+    }
+
+    /// Puts many items into one channel.
+    fn fill(&mut self, pid: ProcId) {
+        if let Some((handle, target)) = self.handle(pid) {
+            for _ in 0..8 {
+                self.ask_through(pid, RefOp::ChannelPut, handle, target);
+            }
+        }
+    }
+
+    /// Whether an item can be put on credit where there is some: it is small, and its putter waits for no other.
+    fn may_use_credit(&mut self, pid: ProcId, target: RemoteRef, body: &Body) -> bool {
+        let puts = |request: &Request| request.op == RefOp::ChannelPut && request.target == target;
+        let waits = self.nodes[&pid].waiting.values().any(puts);
+        let may = body.size() <= INLINE_MAX && !waits && !self.rng.one_in(4);
+        may && self.with(pid, |m| m.open_put_on_credit(target, &body.refs))
+    }
+
+    fn put_on_credit(&mut self, pid: ProcId, n: u64, target: RemoteRef, body: Body) {
+        let (req, op, refs) = (0, RefOp::ChannelPutOnCredit, body.refs.clone());
+        self.items.told(n, Told::Put);
+        self.on_credit.insert(n);
+        self.credited += 1;
+        let message = Message::RefOp {
+            req,
+            op,
+            target: target.id,
+            body,
+        };
+        self.send(pid, target.owner, message);
         self.with(pid, |m| m.release_refs(&refs));
     }
 
@@ -472,7 +534,8 @@ impl Sim {
         self.nodes.remove(&pid);
         self.dead.insert(pid);
         self.unheard.push(pid);
-        self.items.forget_putter(pid);
+        let on_credit = std::mem::take(&mut self.on_credit);
+        self.on_credit = self.items.forget_putter(pid, on_credit);
         self.wires.retain(|(_, to), _| *to != pid);
         let rng = &mut self.rng;
         for (_, queue) in self.wires.iter_mut().filter(|((from, _), _)| *from == pid) {
@@ -498,6 +561,7 @@ impl Sim {
             }
             let living: Vec<ProcId> = self.nodes.keys().copied().collect();
             for pid in living {
+                self.with(pid, |m| m.answer_held());
                 while self.confirm(pid) {
                     moved = true;
                 }
@@ -548,8 +612,9 @@ impl Sim {
 
     /// Ends the simulation: every wait ends, every item is accounted for, and in the end nothing is left.
     ///
-    /// Returns how many items were taken, how many requests timed out, and how many items were sent again.
-    pub(crate) fn finish(mut self) -> [usize; 3] {
+    /// Returns how many items were taken, how many requests timed out, how many items were sent again, and how many
+    /// were put on credit.
+    pub(crate) fn finish(mut self) -> [usize; 4] {
         self.settle();
         let held: BTreeSet<RefId> = self.one_handle_each().into_keys().collect();
         let mut drained = self.drain_all();
@@ -580,6 +645,16 @@ impl Sim {
             let counts = node.machine.counts();
             assert_eq!(counts, Counts::default(), "F46: process {pid} keeps something");
         }
-        [self.items.taken, self.timed_out, self.items.redelivered]
+        let living: Vec<ProcId> = self.nodes.keys().copied().collect();
+        for pid in living {
+            let credit = self.with(pid, |m| m.return_idle_credit());
+            assert!(!credit, "process {pid} keeps credit");
+        }
+        [
+            self.items.taken,
+            self.timed_out,
+            self.items.redelivered,
+            self.credited,
+        ]
     }
 }
