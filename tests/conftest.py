@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import support
+import tally
 
 WITHOUT_PROCESSES = {"unit", "examples", "typing", "cli", "docs", "notebook"}
 WARM_THREADS = 17  # the executors that stay warm between calls (IDLE_MAX of the core), and the one of `_ends`
@@ -30,6 +31,12 @@ def milestone(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--milestone"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("faults and what came of them")
+    for line in tally.lines():
+        terminalreporter.write_line(line)
+
+
 class Held:
     """What this process holds of the system, and the core of the cluster."""
 
@@ -38,12 +45,13 @@ class Held:
         self.children = {child.pid for child in me.children(recursive=True)}
         self.fds = me.num_fds()
         self.threads = me.num_threads()
-        self.sockets = sorted(
+        self.segments = support.segments()
+        self.sockets = {
             str(file)
             for address in support.unix_listeners(os.getpid())
             if address.startswith("/")
             for file in Path(address).parent.iterdir()
-        )
+        }
         stats = d.stats()
         names = (
             "refs_owned",
@@ -55,26 +63,30 @@ class Held:
         )
         self.core = {name: stats[name] for name in names}
 
-    def beyond(self, base: Held) -> list[str]:
-        """Say what is held beyond an earlier state."""
-        found = []
-        if more := self.children - base.children:
-            found.append(f"child processes {sorted(more)}")
-        if self.fds > base.fds:
-            found.append(f"{self.fds - base.fds} descriptors")
-        if self.threads > base.threads + WARM_THREADS:
-            found.append(f"{self.threads - base.threads} threads")
-        if more := set(self.sockets) - set(base.sockets):
-            found.append(f"sockets {sorted(more)}")
-        found += [f"{name} {n}" for name, n in self.core.items() if n > base.core[name]]
-        return found
+    def beyond(self, base: Held) -> dict[str, tuple[int, str]]:
+        """Count what is held beyond an earlier state, by its kind in the tally, and describe it."""
+        children = sorted(self.children - base.children)
+        sockets = sorted(self.sockets - base.sockets)
+        core = {name: n - base.core[name] for name, n in self.core.items() if n > base.core[name]}
+        found = {
+            "processes": (len(children), f"child processes {children}"),
+            "threads": (self.threads - base.threads - WARM_THREADS, ""),
+            "descriptors": (self.fds - base.fds, ""),
+            "references": (sum(core.values()), ", ".join(f"{name} +{n}" for name, n in core.items())),
+            "shared-memory segments": (self.segments - base.segments, ""),
+            "sockets": (len(sockets), f"sockets {sockets}"),
+        }
+        return {kind: (n, text or f"{n} {kind}") for kind, (n, text) in found.items() if n > 0}
 
 
 @pytest.fixture(scope="session")
 def d() -> ModuleType:
-    """Give the module under test."""
+    """Give the module under test. From here on its interrupts, failed launches and signals are counted."""
     import pydist
 
+    tally.watch_signals(Path(pydist.__file__).parent)
+    pydist.interrupt = tally.counted("interrupt", pydist.interrupt)
+    pydist.addprocs = tally.counted("launch failure", pydist.addprocs, pydist.LaunchWorkerError)
     return pydist
 
 
@@ -104,7 +116,10 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     try:
         support.wait_until(clean, 5)
     except AssertionError:
-        pytest.fail(f"left behind: {', '.join(Held(d).beyond(base))}")
+        left = Held(d).beyond(base)
+        for kind, (n, _) in left.items():
+            tally.leak(kind, n)
+        pytest.fail(f"left behind: {', '.join(text for _, text in left.values())}")
 
 
 @pytest.fixture(scope="module")
