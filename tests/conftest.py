@@ -23,6 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--milestone", action="store_true", help="the full figures of load tests, which take many minutes"
     )
+    parser.addoption("--chaos-seconds", type=float, help="how long the chaos soak goes on")
+    parser.addoption(
+        "--chaos-seed", type=int, help="the seed of its faults; without it they differ each time"
+    )
 
 
 @pytest.fixture
