@@ -73,7 +73,7 @@ class Held:
         sockets = sorted(self.sockets - base.sockets)
         core = {name: n - base.core[name] for name, n in self.core.items() if n > base.core[name]}
         found = {
-            "processes": (len(children), f"child processes {children}"),
+            "processes": (len(children), f"child processes {[described(pid) for pid in children]}"),
             "threads": (self.threads - base.threads - WARM_THREADS, ""),
             "descriptors": (self.fds - base.fds, ""),
             "references": (sum(core.values()), ", ".join(f"{name} +{n}" for name, n in core.items())),
@@ -81,6 +81,15 @@ class Held:
             "sockets": (len(sockets), f"sockets {sockets}"),
         }
         return {kind: (n, text or f"{n} {kind}") for kind, (n, text) in found.items() if n > 0}
+
+
+def described(ospid: int) -> str:
+    """Say what a process is, for whoever has to find out why it is left."""
+    try:
+        process = psutil.Process(ospid)
+        return f"{ospid} ({process.status()}, {' '.join(process.cmdline())})"
+    except psutil.Error:
+        return str(ospid)
 
 
 @pytest.fixture(scope="session")

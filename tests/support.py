@@ -24,7 +24,7 @@ import tally
 
 TESTS = Path(__file__).parent
 TOKEN = "PYDIST_TEST_TOKEN"
-SEGMENT = "/memfd:pydist"
+SEGMENT = "/memfd:pydist "
 TCP_LISTEN = psutil.CONN_LISTEN
 
 

@@ -17,7 +17,7 @@ from crew import Crew
 import pydist as d
 from faults import Injector
 
-PATIENCE = 60
+PATIENCE = 20
 """Seconds after which a wait is a hang."""
 
 
@@ -64,6 +64,7 @@ class Load(threading.Thread):
             return False
 
     def _judge(self, error: BaseException, begin: float) -> None:
+        if isinstance(error, TimeoutError): print("HANG", self.name, d.stacks())  #DEBUG
         text = "".join(traceback.format_exception(error))
         if isinstance(error, d.ProcessExitedException):
             self._blamed.append((error.pid, text))

@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pydist as d
-from support import hold_gil, kill_self, nap, rss, segfault, wait_until
+from support import exists, hold_gil, kill_self, nap, rss, segfault, unix_listeners, wait_until
 
 SIGNAL_9 = r"(?i)signal\D*9\b|SIGKILL"
 MIB = 2**20
@@ -73,6 +74,19 @@ def test_f01_sigkill_worker_mid_call(fresh_workers, tmp_path, call):
         d.remotecall_fetch(square, victim, 1)
     (new,) = fresh_workers(1)
     assert new > other
+
+
+def test_f01_a_death_that_nobody_asks_about(fresh_workers):
+    """I2: the process is reaped and its socket removed within 5 s, though no call hears of the death."""
+    victim, other = fresh_workers(2)
+    ospid = d.remotecall_fetch(os.getpid, victim)
+    (socket,) = (Path(address) for address in unix_listeners(ospid))
+    os.kill(ospid, signal.SIGKILL)
+    wait_until(lambda: not exists(ospid) and not socket.exists(), 5)
+    assert d.workers() == [other]
+    with pytest.raises(d.ProcessExitedException, match=SIGNAL_9) as caught:
+        d.remotecall_fetch(abs, victim, 1)
+    assert caught.value.host is not None
 
 
 def test_f01_last_output_and_host_are_named(fresh_workers):
