@@ -64,7 +64,6 @@ class Load(threading.Thread):
             return False
 
     def _judge(self, error: BaseException, begin: float) -> None:
-        if isinstance(error, TimeoutError): print("HANG", self.name, d.stacks())  #DEBUG
         text = "".join(traceback.format_exception(error))
         if isinstance(error, d.ProcessExitedException):
             self._blamed.append((error.pid, text))
@@ -84,6 +83,16 @@ class Load(threading.Thread):
 
     def pid(self) -> int:
         return self.random.choice(self.crew.pids() or [1])
+
+    def value(self, call: d.Future) -> Any:
+        """Return what a call gives; it has to end within a generous time."""
+        try:
+            return call.fetch(timeout=PATIENCE)
+        except TimeoutError as error:
+            pid = call.where
+            state = "runs" if pid in d.procs() else f"is lost ({self.crew.why(pid)})"
+            said = f"{call!r}: no value after {PATIENCE} s from worker {pid}, which {state}"
+            raise AssertionError(f"{said}\n{d.stacks()}") from error
 
     def same(self, found: Any, expected: Any) -> None:
         """Fail where a result is not what it has to be."""
@@ -177,6 +186,7 @@ class Consumers(Load):
         source = d.RemoteChannel(lambda: d.Channel(20))
         results = d.RemoteChannel(lambda: d.Channel(float("inf")))
         ended: dict[int, bool] = {}
+        where: dict[int, int] = {}
         lock = threading.Lock()
         numbers = iter(range(10**6))
 
@@ -185,7 +195,8 @@ class Consumers(Load):
             while not finished and not self.failures:
                 with lock:
                     number = next(numbers)
-                call = [remote.consume, self.pid(), source, results, number]
+                where[number] = self.pid()
+                call = [remote.consume, where[number], source, results, number]
                 finished = ended[number] = self.attempt(partial(d.remotecall_fetch, *call))
 
         threads = [threading.Thread(target=run) for _ in range(3)]
@@ -216,8 +227,9 @@ class Consumers(Load):
         if len(missing) > cut_short:
             raise AssertionError(f"items {missing} are lost; {cut_short} consumers were cut short")
         for n, numbers_of in takers.items():
-            if any(ended[number] for number in numbers_of[:-1]):
-                raise AssertionError(f"item {n} was taken by {numbers_of}, of whom some live: {ended}")
+            for number in numbers_of[:-1]:
+                what = f"item {n} was taken by worker {where[number]}, and again: {numbers_of}, {where}"
+                self._blamed.append((where[number], what))
 
 
 class Elsewhere(Load):
@@ -231,16 +243,16 @@ class Elsewhere(Load):
         put = d.remotecall(remote.produce, giver, channel, 0, count, self.random.choice([0, 4]))
         # Where one of both is lost the other waits for it, until the channel is closed.
         try:
-            self.same(put.fetch(timeout=PATIENCE), count)
-            self.same(taken.fetch(timeout=PATIENCE), list(range(count)))
+            for call in d.as_completed([put, taken], timeout=PATIENCE):
+                self.same(call.fetch(), count if call is put else list(range(count)))
         finally:
-            channel.close()
+            self.attempt(channel.close)
             for call in (put, taken):
-                self.attempt(lambda call=call: self._ends(call))
+                self.attempt(partial(self._ends, call))
 
     def _ends(self, call: d.Future) -> None:
         try:
-            call.fetch(timeout=PATIENCE)
+            self.value(call)
         except d.ChannelClosedError:
             pass
 
@@ -258,15 +270,15 @@ class Futures(Load):
         empty = d.Future(self.pid())
         waiting = [d.remotecall(remote.add, self.pid(), empty, k) for k in range(3)]
         setting = d.remotecall(remote.put, self.pid(), empty, x)
-        self.same(value.fetch(timeout=PATIENCE), expected)
+        self.same(self.value(value), expected)
         try:
-            setting.fetch(timeout=PATIENCE)
+            self.value(setting)
         except BaseException:
             if not empty.isready():
                 empty.put(x)
             raise
         for k, future in enumerate(waiting):
-            self.same(future.fetch(timeout=PATIENCE), x + k)
+            self.same(self.value(future), x + k)
 
 
 class Nested(Load):
@@ -284,7 +296,7 @@ class Nested(Load):
         pid = self.pid()
         calls = [d.remotecall(remote.once, pid, token) for token in tokens]
         for token, call in zip(tokens, calls, strict=True):
-            self.same(call.fetch(timeout=PATIENCE), remote.mix(token))
+            self.same(self.value(call), remote.mix(token))
 
 
 class Coroutines(Load):
@@ -298,10 +310,10 @@ class Coroutines(Load):
         ]
         sums = [d.remotecall(remote.gather, self.pid(), pids, x, 0.01) for _ in range(3)]
         for i, call in enumerate(calls):
-            self.attempt(lambda i=i, call=call: self.same(call.fetch(timeout=PATIENCE), remote.mix(x + i)))
+            self.attempt(lambda i=i, call=call: self.same(self.value(call), remote.mix(x + i)))
         expected = sum(remote.mix(x + i) for i in range(len(pids)))
         for call in sums:
-            self.attempt(lambda call=call: self.same(call.fetch(timeout=PATIENCE), expected))
+            self.attempt(lambda call=call: self.same(self.value(call), expected))
 
 
 class Large(Load):
@@ -316,8 +328,8 @@ class Large(Load):
         self.same(array, remote.block(seed, size))
         made = d.remotecall(remote.block, self.pid(), seed, size)
         passed = d.remotecall(d.fetch, self.pid(), made)
-        self.same(made.fetch(timeout=PATIENCE), array)
-        self.same(passed.fetch(timeout=PATIENCE), array)
+        self.same(self.value(made), array)
+        self.same(self.value(passed), array)
         data = array.tobytes()[: size // 4]
         self.same(d.remotecall_fetch(remote.reverse, self.pid(), data), data[::-1])
 
@@ -347,7 +359,7 @@ class Cancellations(Load):
 
     def _check(self, call: d.Future, cancelled: bool, expected: int) -> None:
         try:
-            found = call.fetch(timeout=PATIENCE)
+            found = self.value(call)
         except d.CancelledError:
             if not cancelled:
                 raise

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,14 +131,18 @@ def run(crew: Crew, seconds: float, seed: int) -> None:
     if not wrong:
         wait_until(lambda: crew.complete() or crew.failure, 30, "replacements for all that were lost")
     crew.stop()
-    wrong += [repr(error) for error in (crew.failure, injector.failure) if error is not None]
+    wrong += [
+        "".join(traceback.format_exception(error))
+        for error in (crew.failure, injector.failure)
+        if error is not None
+    ]
     wrong += [text for load in loads for text in load.verdict()]
     report = [
         f"{load.name}: {load.steps} steps, {load.items} items, {load.spoiled} spoiled" for load in loads
     ]
     print("\n".join([*report, f"{dict(injector.done)}, {crew.replaced} replaced"]))
-    print("\n".join(injector.log[-300:])) #DEBUG
-    print(crew.debug) #DEBUG
+    print("\n".join(injector.log[-300:]))  # DEBUG
+    print(crew.debug)  # DEBUG
     if wrong:
         print("\n".join(injector.log[-30:]))
         pytest.fail("\n\n".join(wrong[:5]))

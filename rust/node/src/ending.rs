@@ -3,10 +3,19 @@
 use std::ffi::CString;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// So long after its connection has ended a head that dies has closed its listener, too.
+const CLOSES_ALL: Duration = Duration::from_millis(100);
 
 /// What a worker removes: its socket, that of the head, and their folder once it is empty.
 struct Leftovers {
-    sockets: [CString; 2],
+    own: CString,
+    head: CString,
     folder: CString,
 }
 
@@ -26,10 +35,7 @@ pub(crate) fn prepare(address: &str) {
         CString::new(folder),
     );
     if let (Ok(own), Ok(head), Ok(folder)) = (own, head, folder) {
-        let _ = LEFTOVERS.set(Leftovers {
-            sockets: [own, head],
-            folder,
-        });
+        let _ = LEFTOVERS.set(Leftovers { own, head, folder });
     }
 }
 
@@ -48,16 +54,40 @@ pub(crate) fn follow_parent() {
 }
 
 extern "C" fn on_signal(_signal: libc::c_int) {
-    end_with_group()
+    end_with_group(true)
 }
 
-/// Ends this process and, where it leads its process group, the whole group.
-pub(crate) fn end_with_group() -> ! {
+/// Ends this process, whose connection to the head is lost, and its group.
+///
+/// The head may live on: it gives up a worker that was silent. Then it needs its socket.
+pub(crate) fn end_without_head() -> ! {
+    let is_gone = LEFTOVERS.get().is_some_and(|leftovers| {
+        nobody_listens(&leftovers.head) || {
+            sleep(CLOSES_ALL);
+            nobody_listens(&leftovers.head)
+        }
+    });
+    end_with_group(is_gone)
+}
+
+/// Whether a socket is one whose listener has ended.
+fn nobody_listens(path: &CString) -> bool {
+    let attempt = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path.as_c_str())?)
+    };
+    attempt() == Err(Errno::CONNREFUSED)
+}
+
+/// Ends this process and, where it leads its process group, the whole group; removes what nobody else will.
+fn end_with_group(head_is_gone: bool) -> ! {
     // SAFETY: these calls may be made in a signal handler; the strings live as long as the process.
     unsafe {
         if let Some(leftovers) = LEFTOVERS.get() {
-            for socket in &leftovers.sockets {
-                libc::unlink(socket.as_ptr());
+            libc::unlink(leftovers.own.as_ptr());
+            if head_is_gone {
+                libc::unlink(leftovers.head.as_ptr());
             }
             // Fails while other workers still have their sockets there.
             libc::rmdir(leftovers.folder.as_ptr());
