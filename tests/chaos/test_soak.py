@@ -164,4 +164,4 @@ def see_rest(crew: Crew) -> None:
         wait_until(at_rest, 10)
     except AssertionError:
         left = {1: held()} | {pid: d.remotecall_fetch(held, pid, pid) for pid in crew.pids()}
-        pytest.fail(f"not at rest: {left}")
+        pytest.fail(f"not at rest: {left}\n{d.stacks()}")
