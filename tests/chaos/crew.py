@@ -41,7 +41,6 @@ class Crew:
         self._thread = threading.Thread(target=self._run, name="crew")
         self.failure: BaseException | None = None
         self.replaced = 0
-        self.debug = []  # DEBUG
 
     def start(self) -> None:
         self._fill()
@@ -102,7 +101,6 @@ class Crew:
                     tally.recovery(time.monotonic() - self._vacant[far].pop(0))
 
     def _add(self, member: Member) -> None:
-        self.debug.append(member)  # DEBUG
         member.ospid = d.remotecall(os.getpid, member.pid).fetch(timeout=30)
         with self._lock:
             self._members[member.pid] = member

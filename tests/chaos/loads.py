@@ -239,15 +239,17 @@ class Elsewhere(Load):
         owner, giver, taker = self.pid(), self.pid(), self.pid()
         count = self.random.choice([5, 100])
         channel = d.RemoteChannel(lambda: d.Channel(5), owner)
-        taken = d.remotecall(remote.collect, taker, channel, count)
-        put = d.remotecall(remote.produce, giver, channel, 0, count, self.random.choice([0, 4]))
+        calls: list[d.Future] = []
         # Where one of both is lost the other waits for it, until the channel is closed.
         try:
-            for call in d.as_completed([put, taken], timeout=PATIENCE):
-                self.same(call.fetch(), count if call is put else list(range(count)))
+            calls.append(d.remotecall(remote.collect, taker, channel, count))
+            large = self.random.choice([0, 4])
+            calls.append(d.remotecall(remote.produce, giver, channel, 0, count, large))
+            for call in d.as_completed(calls, timeout=PATIENCE):
+                self.same(call.fetch(), list(range(count)) if call is calls[0] else count)
         finally:
             self.attempt(channel.close)
-            for call in (put, taken):
+            for call in calls:
                 self.attempt(partial(self._ends, call))
 
     def _ends(self, call: d.Future) -> None:
@@ -267,23 +269,19 @@ class Futures(Load):
         for k in range(self.random.randrange(1, 5)):
             value = d.remotecall(remote.add, self.pid(), value, k)
             expected += k
+        self.same(self.value(value), expected)
         empty = d.Future(self.pid())
-        waiting = [d.remotecall(remote.add, self.pid(), empty, k) for k in range(3)]
-        setting = d.remotecall(remote.put, self.pid(), empty, x)
         try:
-            self.same(self.value(value), expected)
-            self.value(setting)
+            waiting = [d.remotecall(remote.add, self.pid(), empty, k) for k in range(3)]
+            d.remotecall_fetch(remote.put, self.pid(), empty, x)
         finally:  # where who was to set it has been lost, those that wait would wait on
-            self.attempt(partial(self._set, empty, setting, x))
+            self.attempt(partial(self._set, empty, x))
         for k, future in enumerate(waiting):
             self.same(self.value(future), x + k)
 
-    def _set(self, empty: d.Future, setting: d.Future, x: int) -> None:
-        try:
-            self.value(setting)
-        finally:
-            if not empty.isready():
-                empty.put(x)
+    def _set(self, empty: d.Future, x: int) -> None:
+        if not empty.isready():
+            empty.put(x)
 
 
 class Nested(Load):

@@ -141,8 +141,6 @@ def run(crew: Crew, seconds: float, seed: int) -> None:
         f"{load.name}: {load.steps} steps, {load.items} items, {load.spoiled} spoiled" for load in loads
     ]
     print("\n".join([*report, f"{dict(injector.done)}, {crew.replaced} replaced"]))
-    print("\n".join(injector.log[-300:]))  # DEBUG
-    print(crew.debug)  # DEBUG
     if wrong:
         print("\n".join(injector.log[-30:]))
         pytest.fail("\n\n".join(wrong[:5]))
