@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +25,8 @@ from support import wait_until
 from support_network import dial_in
 
 LOCAL, FAR = 4, 2
+KILLS = 50 / 60
+"""So many workers are killed a second, on average."""
 AT_REST = ("refs_owned", "refs_held", "calls_outstanding", "calls_running", "queued_bytes", "shared_bytes")
 
 
@@ -61,9 +62,10 @@ def show_stacks(why: str) -> None:
 
 
 def watch(loads: list[Load], crew: Crew, injector: Injector, seconds: float) -> list[str]:
-    """Let them go on for so long; return what is wrong."""
+    """Let them go on for so long, on a busy machine longer, for enough kills; return what is wrong."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    latest = end + seconds / 2
+    while (now := time.monotonic()) < end or (injector.done["kill"] < KILLS * seconds and now < latest):
         time.sleep(0.1)
         idle = {load.name: time.monotonic() - load.moved for load in loads}
         if min(idle.values()) > 2 * H or max(idle.values()) > 12 * H:
@@ -120,7 +122,7 @@ def test_chaos(chaos_seconds, chaos_seed, monkeypatch):
 
 def run(crew: Crew, seconds: float, seed: int) -> None:
     crew.start()
-    injector = Injector(crew, seed, pause=0.55)
+    injector = Injector(crew, seed, pause=0.4)
     loads = [kind(crew, injector, seed) for kind in ALL]
     for load in loads:
         load.start()
@@ -146,8 +148,7 @@ def run(crew: Crew, seconds: float, seed: int) -> None:
         pytest.fail("\n\n".join(wrong[:5]))
     assert all(load.items for load in loads), "a load has done nothing"
     see_rest(crew)
-    injected = Counter(injector.done)
-    assert injected.total() >= 0.8 * seconds, "too few faults"
+    assert injector.done["kill"] > 0.4 * KILLS * seconds, f"too few faults: {injector.done}"
 
 
 def see_rest(crew: Crew) -> None:

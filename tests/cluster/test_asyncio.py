@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import pydist as d
-from support import wait_until
+from support import nothing_async, wait_until
 
 
 def make(size: float = 1, pid: int = 1) -> d.RemoteChannel:
@@ -166,3 +166,24 @@ def test_two_tasks_and_a_thread_await_one_future(workers):
         assert asyncio.run(main()) == [n, n]
         thread.join(10)
         assert fetched == [n]
+
+
+def test_an_interrupt_while_the_event_loop_starts(fresh_workers):
+    """The call that is interrupted ends with that; coroutines that come later run."""
+    (pid,) = fresh_workers(1)
+
+    def strike() -> None:
+        start = threading.Thread.start
+
+        def interrupted(thread: threading.Thread) -> None:
+            if thread.name != "pydist-loop":
+                return start(thread)
+            threading.Thread.start = start
+            raise KeyboardInterrupt
+
+        threading.Thread.start = interrupted
+
+    d.remotecall_fetch(strike, pid)
+    with pytest.raises(d.RemoteException, match="KeyboardInterrupt"):
+        d.remotecall_fetch(nothing_async, pid)
+    assert d.remotecall(nothing_async, pid).fetch(timeout=10) is None
