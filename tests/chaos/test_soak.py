@@ -64,7 +64,7 @@ def show_stacks(why: str) -> None:
 def watch(loads: list[Load], crew: Crew, injector: Injector, seconds: float) -> list[str]:
     """Let them go on for so long, on a busy machine longer, for enough kills; return what is wrong."""
     end = time.monotonic() + seconds
-    latest = end + seconds / 2
+    latest = end + seconds / 4
     while (now := time.monotonic()) < end or (injector.done["kill"] < KILLS * seconds and now < latest):
         time.sleep(0.1)
         idle = {load.name: time.monotonic() - load.moved for load in loads}

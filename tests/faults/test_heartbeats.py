@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import pydist as d
+import tally
 from pydist import _core, _session
 from support import TESTS, Script, alive, exists, hold_gil, holders, stop, touch, wait_until
 from support_managers import DialledManager
@@ -91,6 +92,7 @@ def test_f13_stopped_worker(fresh_workers, tmp_path):
         stop(ospid)
         errors = {name: call.result(30) for name, call in running.items()}
         took = time.monotonic() - begin
+        tally.recovery(took)
     assert H <= took < LATEST
     for error in errors.values():
         assert isinstance(error, d.ProcessExitedException), error
