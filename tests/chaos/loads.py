@@ -35,12 +35,13 @@ class Load(threading.Thread):
         self.random = random.Random(f"{self.name} {seed}")
         self.ended = threading.Event()
         self.steps = self.items = self.spoiled = 0
-        self.moved = time.monotonic()
+        self.moved = self.began = time.monotonic()
         self.failures: list[str] = []
         self._blamed: list[tuple[int, str]] = []
 
     def run(self) -> None:
         while not self.ended.is_set() and not self.failures:
+            self.began = time.monotonic()
             self.attempt(self.step)
             self.steps += 1
             self.progress(0)
@@ -54,23 +55,22 @@ class Load(threading.Thread):
 
     def attempt(self, f: Callable[[], Any]) -> bool:
         """Do something that faults may end; say whether it came to its end."""
-        begin = time.monotonic()
         try:
             f()
             return True
         except BaseException as error:
             self.spoiled += 1
-            self._judge(error, begin)
+            self._judge(error)
             return False
 
-    def _judge(self, error: BaseException, begin: float) -> None:
+    def _judge(self, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
         if isinstance(error, d.ProcessExitedException):
             self._blamed.append((error.pid, text))
         elif not (
             isinstance(error, d.RemoteException)
             and error.type_name == "KeyboardInterrupt"
-            and self.injector.interrupted_since(begin)
+            and self.injector.interrupted_since(self.began)
         ):
             self.failures.append(text)
 
