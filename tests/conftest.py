@@ -98,8 +98,13 @@ def d() -> ModuleType:
     import pydist
 
     tally.watch_signals(Path(pydist.__file__).parent)
-    pydist.interrupt = tally.counted("interrupt", pydist.interrupt)
-    pydist.addprocs = tally.counted("launch failure", pydist.addprocs, pydist.LaunchWorkerError)
+    from pydist import _cluster
+
+    # In both places, so that they still go by name where they are pickled.
+    pydist.interrupt = _cluster.interrupt = tally.counted("interrupt", pydist.interrupt)
+    pydist.addprocs = _cluster.addprocs = tally.counted(
+        "launch failure", pydist.addprocs, pydist.LaunchWorkerError
+    )
     return pydist
 
 

@@ -351,6 +351,6 @@ def interrupt_at_start_of_thread() -> tuple[bool, bool]:
 
 
 def test_f39_interrupt_while_a_call_starts_a_thread(workers):
-    """F39: the new thread runs, and then the call is interrupted; before Python 3.12 it might be the other way."""
+    """F39: the new thread runs, and then the call is interrupted; never the new thread in its place."""
     for _ in range(3):
         assert d.remotecall(interrupt_at_start_of_thread, workers[0]).fetch(timeout=20) == (True, True)
