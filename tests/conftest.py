@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import support
+import tally
 
 WITHOUT_PROCESSES = {"unit", "examples", "typing", "cli", "docs", "notebook"}
 WARM_THREADS = 17  # the executors that stay warm between calls (IDLE_MAX of the core), and the one of `_ends`
@@ -22,12 +23,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--milestone", action="store_true", help="the full figures of load tests, which take many minutes"
     )
+    parser.addoption("--chaos-seconds", type=float, help="how long the chaos soak goes on")
+    parser.addoption(
+        "--chaos-seed", type=int, help="the seed of its faults; without it they differ each time"
+    )
 
 
 @pytest.fixture
 def milestone(request: pytest.FixtureRequest) -> bool:
     """Say whether load tests are to run with their full figures."""
     return bool(request.config.getoption("--milestone"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.section("faults and what came of them")
+    for line in tally.lines():
+        terminalreporter.write_line(line)
 
 
 class Held:
@@ -38,13 +49,14 @@ class Held:
         self.children = {child.pid for child in me.children(recursive=True)}
         self.fds = me.num_fds()
         self.threads = me.num_threads()
-        self.sockets = sorted(
+        self.segments = support.segments()
+        self.sockets = {
             str(file)
             for address in support.unix_listeners(os.getpid())
             if address.startswith("/")
             for file in Path(address).parent.iterdir()
             if file.is_socket()  # the file with the cookie stays until the end of the process
-        )
+        }
         stats = d.stats()
         names = (
             "refs_owned",
@@ -56,26 +68,44 @@ class Held:
         )
         self.core = {name: stats[name] for name in names}
 
-    def beyond(self, base: Held) -> list[str]:
-        """Say what is held beyond an earlier state."""
-        found = []
-        if more := self.children - base.children:
-            found.append(f"child processes {sorted(more)}")
-        if self.fds > base.fds:
-            found.append(f"{self.fds - base.fds} descriptors")
-        if self.threads > base.threads + WARM_THREADS:
-            found.append(f"{self.threads - base.threads} threads")
-        if more := set(self.sockets) - set(base.sockets):
-            found.append(f"sockets {sorted(more)}")
-        found += [f"{name} {n}" for name, n in self.core.items() if n > base.core[name]]
-        return found
+    def beyond(self, base: Held) -> dict[str, tuple[int, str]]:
+        """Count what is held beyond an earlier state, by its kind in the tally, and describe it."""
+        children = sorted(self.children - base.children)
+        sockets = sorted(self.sockets - base.sockets)
+        core = {name: n - base.core[name] for name, n in self.core.items() if n > base.core[name]}
+        found = {
+            "processes": (len(children), f"child processes {[described(pid) for pid in children]}"),
+            "threads": (self.threads - base.threads - WARM_THREADS, ""),
+            "descriptors": (self.fds - base.fds, ""),
+            "references": (sum(core.values()), ", ".join(f"{name} +{n}" for name, n in core.items())),
+            "shared-memory segments": (self.segments - base.segments, ""),
+            "sockets": (len(sockets), f"sockets {sockets}"),
+        }
+        return {kind: (n, text or f"{n} {kind}") for kind, (n, text) in found.items() if n > 0}
+
+
+def described(ospid: int) -> str:
+    """Say what a process is, for whoever has to find out why it is left."""
+    try:
+        process = psutil.Process(ospid)
+        return f"{ospid} ({process.status()}, {' '.join(process.cmdline())})"
+    except psutil.Error:
+        return str(ospid)
 
 
 @pytest.fixture(scope="session")
 def d() -> ModuleType:
-    """Give the module under test."""
+    """Give the module under test. From here on its interrupts, failed launches and signals are counted."""
     import pydist
 
+    tally.watch_signals(Path(pydist.__file__).parent)
+    from pydist import _cluster
+
+    # In both places, so that they still go by name where they are pickled.
+    pydist.interrupt = _cluster.interrupt = tally.counted("interrupt", pydist.interrupt)
+    pydist.addprocs = _cluster.addprocs = tally.counted(
+        "launch failure", pydist.addprocs, pydist.LaunchWorkerError
+    )
     return pydist
 
 
@@ -105,7 +135,10 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     try:
         support.wait_until(clean, 5)
     except AssertionError:
-        pytest.fail(f"left behind: {', '.join(Held(d).beyond(base))}")
+        left = Held(d).beyond(base)
+        for kind, (n, _) in left.items():
+            tally.leak(kind, n)
+        pytest.fail(f"left behind: {', '.join(text for _, text in left.values())}")
 
 
 @pytest.fixture(scope="module")

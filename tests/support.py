@@ -20,8 +20,11 @@ from typing import Any, Self
 
 import psutil
 
+import tally
+
 TESTS = Path(__file__).parent
 TOKEN = "PYDIST_TEST_TOKEN"
+SEGMENT = "/memfd:pydist "
 TCP_LISTEN = psutil.CONN_LISTEN
 
 
@@ -179,6 +182,22 @@ def tcp_listeners(ospid: int) -> list[tuple[str, int]]:
     return [tuple(c.laddr) for c in connections if c.status == TCP_LISTEN]
 
 
+def segments(ospid: int | str = "self") -> int:
+    """Count the shared-memory segments that a process has open or mapped."""
+    found = set()
+    for entry in Path(f"/proc/{ospid}/fd").iterdir():
+        try:
+            if os.readlink(entry).startswith(SEGMENT):
+                found.add(entry.stat().st_ino)
+        except OSError:  # it has just been closed
+            continue
+    for line in Path(f"/proc/{ospid}/maps").read_text().splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) > 5 and fields[5].startswith(SEGMENT):
+            found.add(int(fields[4]))
+    return len(found)
+
+
 def rss(ospid: int | None = None) -> int:
     return psutil.Process(ospid).memory_info().rss
 
@@ -244,11 +263,12 @@ class Script:
     ) -> None:
         if error is not None:
             error.add_note(f"the script printed:\n{self.out}\nand on stderr:\n{self.err}")
-        for pid in {self.pid, *holders(self.token)}:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        with tally.tidying():
+            for pid in {self.pid, *holders(self.token)}:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
         self.process.wait(10)
         self._folder.cleanup()
 

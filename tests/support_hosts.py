@@ -8,6 +8,8 @@ import subprocess
 from types import TracebackType
 from typing import Self
 
+import tally
+
 
 def missing() -> str:
     """Say what this machine lacks for it; an empty text where nothing."""
@@ -65,6 +67,7 @@ class Hosts:
 
     def cut(self, i: int) -> None:
         """Drop all packets from and to a host, as if its cable had been pulled; nobody is told."""
+        tally.fault("link cut")
         _ip("link", "set", self._names[i], "nomaster")
 
     def heal(self, i: int) -> None:
@@ -73,6 +76,7 @@ class Hosts:
 
     def part(self) -> None:
         """Drop all packets between the hosts; each still reaches this machine."""
+        tally.fault("link cut")
         for name in self._names:
             _ip("link", "set", name, "type", "bridge_slave", "isolated", "on")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pydist as d
+import tally
 from support import wait_until
 
 START = "import pydist; pydist.start_worker()"
@@ -49,6 +50,7 @@ class DialledManager(d.ClusterManager):
                 pass
             config.process.stdout.close()
 
+    @tally.tidying()
     def kill(self, pid: int, config: d.WorkerConfig) -> None:
         config.process.kill()
 
@@ -63,6 +65,7 @@ def joined(n: int) -> list[int]:
     return wait_until(lambda: (now := [p for p in d.procs() if p != 1]) and len(now) == n and now, 30)
 
 
+@tally.tidying()
 def end_all(processes: Iterable[subprocess.Popen]) -> None:
     """End the workers that have joined, and the processes that were started for them."""
     d.rmprocs([pid for pid in d.procs() if pid != 1])

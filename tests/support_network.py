@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import pydist as d
+import tally
 from support import wait_until
 
 
@@ -39,6 +40,7 @@ class Relay:
         self._thread.start()
 
     def cut(self) -> None:
+        tally.fault("link cut")
         self._passes.clear()
 
     def heal(self) -> None:
@@ -118,6 +120,7 @@ class DialIn:
         self.processes[pid] = process
         return pid
 
+    @tally.tidying()
     def end(self) -> None:
         d.rmprocs([pid for pid in self.processes if pid in d.procs()])
         for process in self.processes.values():

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from cloudpickle import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 _arrived: weakref.WeakSet[type] = weakref.WeakSet()
 """The classes that were defined in other processes."""

@@ -25,6 +25,8 @@ TERM_AFTER = 5.0
 """Seconds until a worker that was asked to end gets SIGTERM."""
 KILL_AFTER = 10.0
 """Seconds until it gets SIGKILL."""
+ENDS_WITHIN = 30.0
+"""Seconds in which a local worker that has left ends: it may have much memory to give back."""
 TOLD_WITHIN = 2.0
 """Seconds that managers have to tell how workers ended that have left together, all in all."""
 
@@ -118,6 +120,8 @@ def _start(
     if not manager._trusted:
         _core.watch_members()
     started = launch.run()
+    # A worker that nobody asks any more is to be reaped, too, once it has died.
+    _core.watch_members()
     if isinstance(manager, LocalManager):
         _started_with.update(dict.fromkeys(started, params))
     asked = len(started) + len(launch.failures)
@@ -228,11 +232,7 @@ def members_changed() -> None:
 def _that_have_left() -> list[_launching.Worker]:
     alive = {member[0] for member in _core.members()}
     with _lock:
-        return [
-            w
-            for w in _workers.values()
-            if w.joined and not isinstance(w.manager, LocalManager) and w.pid not in alive
-        ]
+        return [w for w in _workers.values() if w.joined and w.pid not in alive]
 
 
 def _let_go() -> None:
@@ -252,13 +252,24 @@ def _let_go() -> None:
 
 def _let_go_of(gone: list[_launching.Worker]) -> None:
     until = time.monotonic() + TOLD_WITHIN
+    ending = []
     for worker in gone:
         if _was_silent(worker.pid):
+            continue
+        if isinstance(worker.manager, LocalManager):
+            ending.append(worker)
             continue
         # It is kept until its manager can tell how it ended, for those that ask.
         worker.exit_reason(max(until - time.monotonic(), 0))
         if worker.has_ended():
             _forget(worker)
+    until = time.monotonic() + ENDS_WITHIN
+    while ending and not _left and time.monotonic() < until:
+        for worker in ending:
+            if worker.has_ended():
+                _forget(worker)
+        ending = [worker for worker in ending if worker.pid in _workers]
+        time.sleep(0.005 if ending else 0)
 
 
 def _catch_up(started: list[int], pooled: bool = True) -> list[LaunchWorkerError]:
@@ -401,9 +412,11 @@ def _pids_of(pids: tuple[Any, ...]) -> list[int]:
 
 def _forget(worker: _launching.Worker) -> None:
     with _lock:
-        known = _workers.pop(worker.pid, None) is not None
+        known = worker.pid in _workers
         if known:
+            # In this order, since `process_exited` looks without the lock.
             _gone[worker.pid] = (worker.host, worker.output())
+            del _workers[worker.pid]
     if known:
         worker.release()
     else:

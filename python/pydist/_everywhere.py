@@ -182,7 +182,7 @@ def _track_classes(key: Key, before: dict[str, Any], after: dict[str, Any]) -> N
     for name, value in list(after.items()):
         if isinstance(value, type) and value.__module__ == "__main__" and before.get(name) is not value:
             with contextlib.suppress(TypeError):
-                from cloudpickle import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+                import cloudpickle.cloudpickle as cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
                 cloudpickle._lookup_class_or_track(f"pydist-{key[0]}-{key[1]}-{name}", value)
 

@@ -8,6 +8,8 @@ import threading
 from importlib import import_module
 from types import ModuleType
 
+from . import _interrupts
+
 
 def load(name: str) -> ModuleType:
     """Imports a module of pydist, on a thread of its own where it is not there yet.
@@ -29,7 +31,7 @@ def load(name: str) -> ModuleType:
         except BaseException as error:
             done.put(error)
 
-    threading.Thread(target=run, name="pydist-import", daemon=True).start()
+    _interrupts.start_thread(threading.Thread(target=run, name="pydist-import", daemon=True))
     result = done.get()
     if isinstance(result, BaseException):
         raise result

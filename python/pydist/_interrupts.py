@@ -18,6 +18,8 @@ _running: dict[Key, int] = {}
 _tasks: dict[Key, Callable[[], None]] = {}
 _executors: dict[int, _core.Executor] = {}
 _interrupted: set[Key] = set()
+_starting: dict[Key, bool] = {}
+"""Calls that start a thread, and whether they are to be interrupted after that."""
 _main = threading.main_thread().ident
 _main_target: Key | None = None
 _leave_now = False
@@ -53,6 +55,9 @@ def leave_task(key: Key) -> None:
 
 def interrupt(which: Key | None) -> None:
     """Raises KeyboardInterrupt in one running call, or in all."""
+    for key in list(_starting):
+        if which is None or key == which:
+            _starting[key] = True
     for key, thread in list(_running.items()):
         if (which is None or key == which) and key not in _tasks:
             _interrupt_thread(key, thread)
@@ -76,6 +81,28 @@ def _interrupt_thread(key: Key, thread: int) -> None:
         _interrupted.discard(key)
     elif executor is not None:
         executor.nudge()
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Starts a thread from within a call; an interrupt of the call waits until it runs.
+
+    Before Python 3.12 a new thread has the identity of its creator for a moment. An interrupt would end it
+    there, and the creator, which is not struck, would wait for its start for ever.
+    """
+    me = threading.get_ident()
+    keys = [key for key, other in list(_running.items()) if other == me]
+    struck = False
+    try:
+        for key in keys:
+            _starting[key] = False
+            del _running[key]
+        thread.start()
+    finally:
+        for key in keys:
+            _running[key] = me
+            struck |= _starting.pop(key, False)
+    if struck:
+        raise KeyboardInterrupt
 
 
 def leave_main() -> None:

@@ -9,18 +9,16 @@ from typing import Any
 
 from . import _interrupts, _recording
 
-_lock = threading.Lock()
-_loop: asyncio.AbstractEventLoop | None = None
+
+def _start() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="pydist-loop", daemon=True).start()
+    return loop
 
 
-def get() -> asyncio.AbstractEventLoop:
-    """The event loop, started at first use on a thread of its own."""
-    global _loop
-    with _lock:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="pydist-loop", daemon=True).start()
-        return _loop
+# With this module, which is imported where no interrupt strikes: a loop without its thread would keep
+# every coroutine waiting.
+_loop = _start()
 
 
 class Running:
@@ -28,7 +26,7 @@ class Running:
 
     def __init__(self, key: tuple[int, int]) -> None:
         self._key = key
-        self._loop = get()
+        self._loop = _loop
         self._task: asyncio.Task[None] | None = None
         self._interrupted = False
         _interrupts.enter_task(key, self._interrupt)

@@ -9,7 +9,9 @@ import types
 from collections import ChainMap
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+# By this name, as what unpickles functions does on other threads: that takes the locks of both modules in the
+# same order, where `import cloudpickle` would take them in the other.
+import cloudpickle.cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
 from pydist import _serialize
 from pydist._captures import Capture, large_captures

@@ -60,7 +60,7 @@ def by_name(obj: Any) -> bool:
 
 
 def _cloudpickle() -> Any:
-    import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+    import cloudpickle.cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
     return cloudpickle
 

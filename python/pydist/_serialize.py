@@ -129,7 +129,7 @@ def register_by_value(module: types.ModuleType | str) -> None:
     >>> import json
     >>> register_by_value(json); unregister_by_value("json")
     """
-    import cloudpickle  # type: ignore[import-untyped, unused-ignore]
+    import cloudpickle.cloudpickle  # type: ignore[import-untyped, unused-ignore]
 
     cloudpickle.register_pickle_by_value(_module(module))
 
@@ -144,7 +144,7 @@ def unregister_by_value(module: types.ModuleType | str) -> None:
         TypeError: it is neither.
         ValueError: it is not registered.
     """
-    import cloudpickle
+    import cloudpickle.cloudpickle
 
     cloudpickle.unregister_pickle_by_value(_module(module))
 

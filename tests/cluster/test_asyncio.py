@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import pydist as d
-from support import alive, nap, wait_until
+from support import alive, nap, nothing_async, wait_until
 
 
 def make(size: float = 1, pid: int = 1) -> d.RemoteChannel:
@@ -334,3 +334,24 @@ def test_loops_on_two_threads_await_one_future(workers):
     for thread in threads:
         thread.join(10)
     assert values == [7, 7]
+
+
+def test_an_interrupt_while_the_event_loop_starts(fresh_workers):
+    """The call that is interrupted ends with that; coroutines that come later run."""
+    (pid,) = fresh_workers(1)
+
+    def strike() -> None:
+        start = threading.Thread.start
+
+        def interrupted(thread: threading.Thread) -> None:
+            if thread.name != "pydist-loop":
+                return start(thread)
+            threading.Thread.start = start
+            raise KeyboardInterrupt
+
+        threading.Thread.start = interrupted
+
+    d.remotecall_fetch(strike, pid)
+    with pytest.raises(d.RemoteException, match="KeyboardInterrupt"):
+        d.remotecall_fetch(nothing_async, pid)
+    assert d.remotecall(nothing_async, pid).fetch(timeout=10) is None

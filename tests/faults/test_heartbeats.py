@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import pydist as d
-from pydist import _core
+import tally
+from pydist import _core, _session
 from support import TESTS, Script, alive, exists, hold_gil, holders, stop, touch, wait_until
 from support_managers import DialledManager
 from support_network import DialIn, Relay, dial_in, error_of
@@ -45,6 +46,29 @@ def ask(pid: int, path: str) -> None:
     d.remotecall_fetch(block, pid, path)
 
 
+def lose_head() -> None:
+    """End the connection to process 1, as if that had given this worker up."""
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            with socket.socket(fileno=os.dup(fd)) as s:
+                if s.getpeername() == os.path.join(os.path.dirname(s.getpeername()), "1"):
+                    s.shutdown(socket.SHUT_RDWR)
+        except (OSError, TypeError):  # no socket, or not a connected one of this kind
+            continue
+
+
+def test_f14_a_worker_that_is_given_up_leaves_the_others_their_head(fresh_workers):
+    """F14: it exits <= 2 s, and process 1 goes on listening for those that start."""
+    (pid,) = fresh_workers()
+    ospid = d.remotecall_fetch(os.getpid, pid)
+    listener = _session.session.address.removeprefix("unix:")
+    d.remote_do(lose_head, pid)
+    wait_until(lambda: not alive(ospid), 2)
+    assert os.path.exists(listener)
+    (other,) = fresh_workers()
+    assert d.remotecall_fetch(d.myid, other) == other
+
+
 def test_f13_stopped_worker(fresh_workers, tmp_path):
     """F13: PEE "no heartbeat" in the H window for all that waits, wherever; the manager then kills it."""
     victim, other = fresh_workers(2)
@@ -68,6 +92,7 @@ def test_f13_stopped_worker(fresh_workers, tmp_path):
         stop(ospid)
         errors = {name: call.result(30) for name, call in running.items()}
         took = time.monotonic() - begin
+        tally.recovery(took)
     assert H <= took < LATEST
     for error in errors.values():
         assert isinstance(error, d.ProcessExitedException), error

@@ -9,6 +9,7 @@ import time
 import pytest
 
 import pydist as d
+from pydist import _interrupts
 from support import Script, alive, exists, hold_gil, ignore_sigterm, nap, run_script, wait_until
 
 # A script that sends itself Ctrl-C while the main thread waits, and says how long it took to get through.
@@ -327,3 +328,29 @@ def test_a_worker_that_is_to_end_while_a_finalizer_runs_ends(fresh_workers, tmp_
     begin = time.monotonic()
     d.rmprocs(pid)
     assert time.monotonic() - begin < 4
+
+
+def interrupt_at_start_of_thread() -> tuple[bool, bool]:
+    """Interrupt the running call while it starts a thread; say whether it was struck, and the thread ran."""
+    me = threading.get_ident()
+    key = next(key for key, thread in _interrupts._running.items() if thread == me)
+    ran = threading.Event()
+
+    class Started(threading.Thread):
+        def start(self) -> None:
+            striking = threading.Thread(target=_interrupts.interrupt, args=(key,))
+            striking.start()
+            striking.join()
+            super().start()
+
+    try:
+        _interrupts.start_thread(Started(target=ran.set))
+    except KeyboardInterrupt:
+        return True, ran.wait(10)
+    return False, ran.wait(10)
+
+
+def test_f39_interrupt_while_a_call_starts_a_thread(workers):
+    """F39: the new thread runs, and then the call is interrupted; never the new thread in its place."""
+    for _ in range(3):
+        assert d.remotecall(interrupt_at_start_of_thread, workers[0]).fetch(timeout=20) == (True, True)

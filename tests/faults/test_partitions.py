@@ -8,6 +8,7 @@ import pytest
 
 import pydist as d
 import support_hosts
+import tally
 from support import wait_until
 from support_hosts import Hosts
 from support_network import DialIn, dial_in, error_of
@@ -84,6 +85,7 @@ def test_f18_link_cut_for_good(hosts, far):
         hosts.cut(0)
         errors = [call.result(30) for call in running]
         took = time.monotonic() - begin
+        tally.recovery(took)
     assert H <= took < 2 * H + 1
     for error in errors:
         assert isinstance(error, d.ProcessExitedException)

@@ -22,6 +22,7 @@ import psutil
 import pytest
 
 import pydist as d
+import tally
 from support import Script, executable, rss, tcp_listeners, unix_listeners, wait_until
 
 MAGIC = b"\x89PYDIST"
@@ -198,6 +199,7 @@ def garbage(bomb: Path) -> list[Callable[[random.Random], bytes]]:
 
 
 def send(address: tuple[int, object], data: bytes) -> None:
+    tally.bad_input()
     with contextlib.suppress(OSError), dial(address) as s:
         s.sendall(data)
         s.settimeout(0.01)
@@ -240,6 +242,7 @@ def test_f56_strangers_at_the_listener(workers, fresh_workers, tmp_path):
             s = dial(addresses[i % len(addresses)])
             slow.append(s)
             s.send((MAGIC + b"\1" + bytes(30))[: i % 40])
+    tally.fault("half-open connection", len(slow))
     threads = [threading.Thread(target=pester, args=(seed,)) for seed in range(2)]
     for thread in threads:
         thread.start()
@@ -278,6 +281,7 @@ def test_f56_more_half_open_connections_than_allowed(workers, fresh_workers):
         for _ in range(200):
             with contextlib.suppress(OSError):
                 slow.append(dial(address))
+    tally.fault("half-open connection", len(slow))
     (joined,) = fresh_workers(1)
     assert d.remotecall_fetch(d.remotecall_fetch, joined, d.myid, workers[0]) == workers[0]
     assert len(round_trips([*workers, joined], 50)) == 50
@@ -289,6 +293,7 @@ def test_f56_one_byte_at_a_time(workers):
     """Section 3: one absolute 5 s deadline, never per read."""
     address = listeners(workers)[0]
     data = io.BytesIO(hello() + bytes(1000))
+    tally.bad_input()
     begin = time.monotonic()
     with dial(address) as s:
         s.settimeout(0.2)

@@ -85,3 +85,44 @@ for path in sorted(folder.rglob("*.py")):
     parts = path.relative_to(folder.parent).with_suffix("").parts
     importlib.import_module(".".join(parts if parts[-1] != "__init__" else parts[:-1]))
 """)
+
+
+def test_unpickling_a_function_while_the_pickler_is_imported():
+    """Two threads import the package and the module in it: neither gives up for fear of a deadlock."""
+    run("""
+import sys, threading, time
+import pydist, pydist._serialize
+
+errors = []
+
+def unpickle():
+    try:
+        import cloudpickle.cloudpickle
+    except BaseException as error:
+        errors.append(error)
+
+other = threading.Thread(target=unpickle)
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cloudpickle" and other.ident is None:
+            other.start()
+            until = time.monotonic() + 10
+            while not waits(names(other)) and time.monotonic() < until:
+                pass
+
+def waits(names):
+    return names[:1] == ["acquire"] and names.count("_find_and_load") == 2
+
+def names(thread):
+    frame, found = sys._current_frames().get(thread.ident), []
+    while frame is not None:
+        found.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return found
+
+sys.meta_path.insert(0, Finder())
+import pydist._pickler
+other.join()
+assert not errors, errors
+""")

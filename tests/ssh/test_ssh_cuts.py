@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import pydist as d
+import tally
 from support import alive, wait_until
 from support_managers import ask
 from support_network import error_of
@@ -61,6 +62,7 @@ def test_f18_a_link_that_is_cut_for_good(far, link):
         link("cut")
         errors = [call.result(30) for call in running]
         took = time.monotonic() - begin
+        tally.recovery(took)
     for error in errors:
         assert isinstance(error, d.ProcessExitedException), error
         assert error.pid == lost

@@ -443,9 +443,9 @@ impl Node {
         self.driver.arm(now);
     }
 
-    /// The head is gone: this worker and whatever it has started end at once, without Python.
+    /// The head is gone, or has given this worker up, which ends at once with whatever it has started, without Python.
     pub fn die(&self) -> ! {
-        crate::ending::end_with_group()
+        crate::ending::end_without_head()
     }
 
     /// Has the kernel end this worker, and what it has started, with the thread that started it.

@@ -3,6 +3,14 @@
 use std::ffi::CString;
 use std::path::Path;
 use std::sync::OnceLock;
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// So long after its connection has ended a head that dies has closed its listener, too.
+const CLOSES_ALL: Duration = Duration::from_millis(100);
 
 /// What a worker removes: its socket, and, where the head is gone, the head's, the file with the cookie, and their
 /// folder once it is empty.
@@ -12,10 +20,6 @@ struct Leftovers {
     cookie: CString,
     folder: CString,
 }
-
-/// While the head ends, its socket may still be open when the connections to it are not: so often it is tried.
-const TRIES: usize = 4;
-const BETWEEN_TRIES_NANOS: i64 = 5_000_000;
 
 static LEFTOVERS: OnceLock<Leftovers> = OnceLock::new();
 
@@ -58,17 +62,39 @@ pub(crate) fn follow_parent() {
 }
 
 extern "C" fn on_signal(_signal: libc::c_int) {
-    end_with_group()
+    end_with_group(true)
 }
 
-/// Ends this process and, where it leads its process group, the whole group.
-pub(crate) fn end_with_group() -> ! {
+/// Ends this process, whose connection to the head is lost, and its group.
+///
+/// The head may live on: it gives up a worker that was silent. Then it needs its socket.
+pub(crate) fn end_without_head() -> ! {
+    let is_gone = LEFTOVERS.get().is_some_and(|leftovers| {
+        nobody_listens(&leftovers.head) || {
+            sleep(CLOSES_ALL);
+            nobody_listens(&leftovers.head)
+        }
+    });
+    end_with_group(is_gone)
+}
+
+/// Whether a socket is one whose listener has ended.
+fn nobody_listens(path: &CString) -> bool {
+    let attempt = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path.as_c_str())?)
+    };
+    attempt() == Err(Errno::CONNREFUSED)
+}
+
+/// Ends this process and, where it leads its process group, the whole group; removes what nobody else will.
+fn end_with_group(head_is_gone: bool) -> ! {
     // SAFETY: these calls may be made in a signal handler; the strings live as long as the process.
     unsafe {
         if let Some(leftovers) = LEFTOVERS.get() {
             libc::unlink(leftovers.own.as_ptr());
-            // It may live, and have ended the connection to this worker alone.
-            if !listens(&leftovers.head) {
+            if head_is_gone {
                 libc::unlink(leftovers.head.as_ptr());
                 libc::unlink(leftovers.cookie.as_ptr());
                 // Fails while other workers still have their sockets there.
@@ -79,45 +105,5 @@ pub(crate) fn end_with_group() -> ! {
             libc::kill(0, libc::SIGKILL);
         }
         libc::_exit(1)
-    }
-}
-
-/// Whether somebody listens at a Unix socket, after some tries; callable in a signal handler.
-fn listens(path: &CString) -> bool {
-    for _ in 0..TRIES {
-        if !can_connect(path) {
-            return false;
-        }
-        let pause = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: BETWEEN_TRIES_NANOS,
-        };
-        // SAFETY: the struct lives through the call, which may be made in a signal handler.
-        unsafe { libc::nanosleep(&pause, std::ptr::null_mut()) };
-    }
-    true
-}
-
-fn can_connect(path: &CString) -> bool {
-    // SAFETY: an address of zeros is valid.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    if path.as_bytes().len() >= address.sun_path.len() {
-        return false;
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(path.as_bytes()) {
-        *to = from.cast_signed();
-    }
-    let len = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: these calls may be made in a signal handler; the address lives through them, and the descriptor is
-    // this function's own.
-    unsafe {
-        let flags = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        let socket = libc::socket(libc::AF_UNIX, flags, 0);
-        let connected = libc::connect(socket, (&raw const address).cast(), len) == 0;
-        // A queue of connections that is full has somebody at its end.
-        let listens = connected || *libc::__errno_location() == libc::EAGAIN;
-        libc::close(socket);
-        listens
     }
 }
