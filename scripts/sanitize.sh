@@ -34,7 +34,7 @@ case ${1:-memcheck} in
 memcheck)
     checked -p pydist-node --test shared_buffers -- descriptor files_that memory_ one_copy
     checked -p pydist-node --test two_nodes -- a_call_brings a_future_is the_loss
-    checked -p pydist-proto --test shared --test strays
+    checked -p pydist-proto --test shared
     ;;
 python)
     logs=$(mktemp -d)
