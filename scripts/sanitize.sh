@@ -1,11 +1,9 @@
 #!/usr/bin/env bash
-# Runs tests under what finds misuse of memory and races: `scripts/sanitize.sh CHECK`, see docs/testing.md.
+# Runs tests under what finds misuse of memory: `scripts/sanitize.sh CHECK`, see docs/testing.md.
 #
 #   memcheck   Rust tests of the parts with `unsafe`, under valgrind: what CI runs
 #   python     a session of calls, buffers and channels in Python, under valgrind, its workers included
 #   address    Rust tests with AddressSanitizer, by a nightly compiler
-#   thread     Rust tests of several threads with ThreadSanitizer, by a nightly compiler
-#   miri       the unit tests of rust/proto in Miri, by a nightly compiler with that component and `rust-src`
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -34,7 +32,7 @@ case ${1:-memcheck} in
 memcheck)
     checked -p pydist-node --test shared_buffers -- descriptor files_that memory_ one_copy
     checked -p pydist-node --test two_nodes -- a_call_brings a_future_is the_loss
-    checked -p pydist-proto --test shared --test strays
+    checked -p pydist-proto --test shared
     ;;
 python)
     logs=$(mktemp -d)
@@ -51,13 +49,7 @@ python)
 address)
     sanitized address -p pydist-proto -p pydist-node
     ;;
-thread)
-    sanitized thread -p pydist-node --test two_nodes --test timeouts
-    ;;
-miri)
-    cargo +nightly miri test -p pydist-proto --lib
-    ;;
 *)
-    fail "usage: scripts/sanitize.sh [memcheck|python|address|thread|miri]"
+    fail "usage: scripts/sanitize.sh [memcheck|python|address]"
     ;;
 esac
