@@ -182,7 +182,7 @@ pub(crate) fn messages(input: &[u8]) {
 /// A frame whose lengths are right.
 pub(crate) fn any_frame(input: &mut Input) -> Vec<u8> {
     let header = Header {
-        kind: input.u8() % 20,
+        kind: input.u8() % 22,
         id: input.number(),
         a: input.number(),
         b: input.number32(),

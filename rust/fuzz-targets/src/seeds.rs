@@ -67,6 +67,7 @@ fn every_message() -> Vec<Message> {
         Message::Ping { tick: 1 },
         Message::Pong { tick: 1 },
         Message::Stacks { req: 1 },
+        Message::Observe { req: 1 },
         Message::Heartbeat(Heartbeat {
             interval_ms: 5000,
             timeout_ms: 30_000,
