@@ -8,7 +8,17 @@ from typing import TypeAlias
 
 from ._trace import ARRIVED, ASKED, ENDED, LEFT, REPLIED, SENT, STARTED, Noted
 
-CHANNEL_OPERATIONS = {8: "put", 9: "take", 10: "fetch", 11: "wait", 12: "isready", 13: "isopen", 14: "close"}
+CHANNEL_OPERATIONS = {
+    8: "put",
+    9: "take",
+    10: "fetch",
+    11: "wait",
+    12: "isready",
+    13: "isopen",
+    14: "close",
+    16: "put",
+    17: "put",
+}
 _ERROR, _CANCELLED = 1, 2
 
 Bounds: TypeAlias = Mapping[int, list[tuple[int, int]]]

@@ -15,6 +15,7 @@ use crate::node::Node;
 use crate::sending::Payload;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::trace::Kind;
 
 /// Puts of a thread into one channel that follow each other within this time are in a row.
 const GAP: Duration = Duration::from_millis(5);
@@ -110,6 +111,8 @@ impl Node {
         }
         puts_in_a_row(target.id);
         self.on_credit.note(target);
+        self.trace
+            .note(Kind::Asked, RefOp::ChannelPutOnCredit as u8, target.owner, 0);
         let header = Header::ref_op(0, RefOp::ChannelPutOnCredit, target.id);
         // Where the connection has gone, the item goes with its owner.
         let _ = self.send_payload(target.owner, header, payload);

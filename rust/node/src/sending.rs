@@ -279,12 +279,22 @@ impl Node {
 
     /// Puts an item that names no references into a channel of this process; false where it would have to wait.
     pub fn put_here(&self, id: RefId, body: Body) -> bool {
-        self.with_machine(|machine| machine.put_here(id, body))
+        let done = self.with_machine(|machine| machine.put_here(id, body));
+        if done {
+            self.trace
+                .note(Kind::Asked, RefOp::ChannelPut as u8, self.me(), 0);
+        }
+        done
     }
 
     /// Takes the first item of a channel of this process, where there is one; the caller has the handles of its body.
     pub fn take_here(&self, id: RefId) -> Option<Arc<Body>> {
-        self.with_machine(|machine| machine.take_here(id))
+        let item = self.with_machine(|machine| machine.take_here(id));
+        if item.is_some() {
+            self.trace
+                .note(Kind::Asked, RefOp::ChannelTake as u8, self.me(), 0);
+        }
+        item
     }
 
     /// Takes a request to a channel back where it still waits; its answer says whether it did.
