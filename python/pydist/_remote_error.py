@@ -456,6 +456,9 @@ def dump_exception(
             type.__getattribute__(type(error), "__name__"),
         )
         text = f"<it could not be described: {why}>"
+        if type.__getattribute__(type(exc), "__module__") == "builtins":
+            # Such as the error of a process without descriptors, which cannot import what else is needed.
+            text = text_of(exc)
         return pickle.dumps(((pid, None, name, text, f"{name}: {text}\n", []), []), 5), [], []
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import pydist as d
+import tally
 from support import Script, hold_gil, rss, stop, wait_until
 from support_network import dial_in
 
@@ -33,6 +34,7 @@ def myself() -> int:
 def stopped(pid: int) -> Iterator[None]:
     ospid = d.remotecall_fetch(os.getpid, pid)
     stop(ospid)
+    tally.fault("reader that stands still")
     try:
         yield
     finally:
@@ -93,6 +95,7 @@ def test_f20_a_peer_whose_python_is_busy(fresh_workers, tmp_path, env):
     ospid = d.remotecall_fetch(os.getpid, slow)
     flag = tmp_path / "started"
     base = rss(ospid)
+    tally.fault("reader that is busy")
     busy = d.remotecall(hold_gil, slow, 2.0, str(flag))
     wait_until(flag.exists)
     flood = d.remotecall(flood_with, middle, slow, 4 * MIB, 90)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import pydist as d
+import tally
 from support import exists, wait_until
 
 
@@ -24,6 +25,7 @@ def test_f48_workers_come_while_others_go(milestone):
     with ThreadPoolExecutor(2) as threads:
         for _ in range(500 if milestone else 20):
             gone, kept = pids[0], pids[1:]
+            tally.fault("removal during a start")
             # One that has connections to the others, or has none.
             if rng.random() < 0.5:
                 assert d.remotecall_fetch(ask, kept[0], gone) == gone

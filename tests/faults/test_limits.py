@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import pydist as d
+import tally
 from pydist import _core
 from support import Script, rss, run_script, threads_of, wait_until
 
@@ -158,6 +159,7 @@ def test_f23_no_memory_for_a_message(fresh_workers, env):
     receiver, sender = fresh_workers(1) + fresh_workers(1, env=env)
     ospid = d.remotecall_fetch(os.getpid, receiver)
     d.remotecall_fetch(limit_address_space, receiver, 100 * MIB)
+    tally.fault("no memory", 3)
     sizes = [300 * MIB, 1 * MIB, 300 * MIB]
     outcomes = d.remotecall_fetch(try_sizes, sender, receiver, sizes)
     assert outcomes == ["remote", 1 * MIB, "remote"]
@@ -227,6 +229,7 @@ def test_f22_oom_kill(fresh_workers):
     limits = {"memory.limit_in_bytes": most, "memory.max": most, "memory.swap.max": "0"}
     with control_group("memory", limits) as group:
         (group / "cgroup.procs").write_text(str(ospid))
+        tally.fault("killed for want of memory")
         with pytest.raises(d.ProcessExitedException) as caught:
             d.remotecall_fetch(eat, victim, 400 * MIB)
         assert caught.value.reason == "signal 9 (SIGKILL), possibly out of memory"
@@ -272,6 +275,7 @@ def test_f33_a_worker_without_descriptors_connects_to_no_other(fresh_workers):
     theirs = d.Future(two)
     d.remotecall_fetch(import_all, one)
     d.remotecall_fetch(fill_descriptors, one, 0)
+    tally.fault("no descriptors")
     with pytest.raises(d.RemoteException, match=r"OSError.*Too many open files.*ulimit -n"):
         d.remotecall_fetch(d.remotecall_fetch, one, square, two, 3)
     # What the core has to say there by itself waits until it can.
@@ -293,6 +297,7 @@ def test_f33_no_descriptors_for_a_worker(workers):
     """F33: addprocs fails with an error that names the limit; once that is lifted, it does not."""
     try:
         fill_descriptors(3)
+        tally.fault("no descriptors")
         with pytest.raises(d.LaunchWorkerError, match=r"ulimit -n") as caught:
             d.addprocs(1)
         assert d.remotecall_fetch(square, workers[0], 3) == 9
@@ -361,6 +366,7 @@ def test_f33_no_threads(fresh_workers):
     with control_group("pids", {"pids.max": "max"}) as group:
         (group / "cgroup.procs").write_text(str(ospid))
         (group / "pids.max").write_text("1")
+        tally.fault("no threads")
         calls = [d.remotecall(nap, pid, 0.01) for _ in range(20)]
         assert [call.fetch(timeout=20) for call in calls] == [0.01] * 20
         assert d.stats(pid)["threads"] <= max(before, 2) + 1
