@@ -16,6 +16,7 @@ SECONDS = 2.0
 TOTALS = {
     "bytes_received": "Bytes that have come on connections.",
     "bytes_sent": "Bytes that have been sent on connections.",
+    "connections_refused": "Connections that did not prove that they belong to the cluster.",
     "messages_dropped": "Messages that came too late, or twice.",
     "messages_received": "Messages that have come.",
     "messages_sent": "Messages that have been sent.",

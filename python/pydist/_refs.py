@@ -160,7 +160,9 @@ class Future(Reference):
             if self.where == _core.me():
                 if self._ref.isready():
                     raise FutureAlreadySetError(f"{self!r} has a value already")
-                self._settle_local(value, None)
+                # Another process may have put a value since.
+                if not self._settle_local(value, None):
+                    raise FutureAlreadySetError(f"{self!r} has a value already")
                 return self
             data, buffers, refs = _serialize.dumps(value)
             done = self._ref.put(data, [b.raw() for b in buffers], refs)
@@ -257,15 +259,16 @@ class Future(Reference):
             self._done = True
             self._raw = None
 
-    def _settle_local(self, value: Any, error: BaseException | None) -> None:
+    def _settle_local(self, value: Any, error: BaseException | None) -> bool:
+        """Sets the value of a future of this process; False where it has one."""
         with self._lock:
+            if not self._ref.put_local():
+                return False
             self._outcome = (value, error)
             self._done = True
-            set_here = self._ref.put_local()
-            if set_here and self._exported:
+            if self._exported:
                 self._hand_over()
-        if not set_here and not self._ref.isready():
-            raise FutureAlreadySetError(f"{self!r} has a value already")
+        return True
 
     def _export(self) -> None:
         """Other processes may ask for the value from now on: the core gets its bytes once it is there."""

@@ -15,6 +15,7 @@ import pytest
 from chromium import Chromium
 
 import support
+from pydist import _progress
 
 pytestmark = pytest.mark.skipif(
     chromium.path() is None, reason="no Chromium is installed (Debian, Ubuntu: apt-get install chromium)"
@@ -42,6 +43,8 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title=
 def page(d: ModuleType, nothing_left: None) -> Iterator[Chromium]:
     """Give a browser that shows the dashboard; its pictures are kept."""
     SCREENSHOTS.mkdir(exist_ok=True)
+    # Maps of other tests, which are remembered.
+    _progress._ended.clear()
     with d.dashboard() as board, Chromium() as page:
         page.emulate(width=1280, height=800, scheme="light")
         page.show(board.url)

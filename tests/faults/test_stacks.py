@@ -125,8 +125,8 @@ def test_a_worker_asks_others(workers, running, tmp_path):
 
 
 def test_wrong_processes(workers):
-    with pytest.raises(ValueError, match="999"):
-        d.stacks(999)
+    with pytest.raises(ValueError, match="999999999"):
+        d.stacks(999_999_999)
     with pytest.raises(TypeError):
         d.stacks("two")
     assert d.stacks([]) == {}
