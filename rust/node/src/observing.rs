@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use pydist_proto::body::Body;
 use pydist_proto::ids::ProcId;
-use pydist_proto::message::{Message, Status};
 use rustc_hash::FxHashMap;
 
 use crate::node::Node;
@@ -73,16 +71,7 @@ impl Node {
     }
 
     pub(crate) fn tell_observer(&self, from: ProcId, req: u64) {
-        let body = Body::of_bytes(self.observation().into_bytes()).into();
-        let status = Status::Value;
-        self.send_message(
-            from,
-            Message::Result {
-                id: req,
-                status,
-                body,
-            },
-        );
+        self.answer_text(from, req, self.observation());
     }
 
     pub(crate) fn count_call(&self) {

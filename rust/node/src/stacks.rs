@@ -59,17 +59,22 @@ impl Node {
         let first = asked.len() < before;
         drop(asked);
         if first {
-            let body = Body::of_bytes(text.into_bytes()).into();
-            let status = Status::Value;
-            self.send_message(
-                from,
-                Message::Result {
-                    id: req,
-                    status,
-                    body,
-                },
-            );
+            self.answer_text(from, req, text);
         }
+    }
+
+    /// Answers a question about this process with a text.
+    pub(crate) fn answer_text(&self, to: ProcId, req: u64, text: String) {
+        let body = Body::of_bytes(text.into_bytes()).into();
+        let status = Status::Value;
+        self.send_message(
+            to,
+            Message::Result {
+                id: req,
+                status,
+                body,
+            },
+        );
     }
 
     /// Answers for Python where that has not done so in time.
