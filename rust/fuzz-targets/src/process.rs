@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pydist_proto::body::Body;
-use pydist_proto::ids::{ProcId, RefId, RemoteRef};
+use pydist_proto::ids::{HEAD, ProcId, RefId, RemoteRef};
 use pydist_proto::machine::{Incoming, Machine, Output, Watch};
 use pydist_proto::message::{CallMode, Member, Message, RefOp, Status};
 use pydist_proto::record::{Outcome, Want};
@@ -28,6 +28,8 @@ pub(crate) struct Process {
     queued: Vec<Incoming>,
     running: Vec<Incoming>,
     exports: Vec<RefId>,
+    /// Questions to process 1 for processes that this one does not know.
+    look_ups: Vec<u64>,
     /// All processes that a message has named as owners.
     owners: BTreeSet<ProcId>,
 }
@@ -51,6 +53,7 @@ impl Process {
             queued: Vec::new(),
             running: Vec::new(),
             exports: Vec::new(),
+            look_ups: Vec::new(),
             owners: BTreeSet::from(others),
         };
         for pid in others {
@@ -73,7 +76,12 @@ impl Process {
 
     fn carry_out(&mut self, output: Output<u64>) {
         match output {
-            Output::Send(_, message) => drop(written(message)),
+            Output::Send(_, message) => {
+                if let Message::LookUp { req, .. } = message {
+                    self.look_ups.push(req);
+                }
+                drop(written(message));
+            }
             Output::Wake(token, outcome) => {
                 let waited = self.waiting.remove(&token);
                 assert!(waited.is_some(), "a waiter is woken twice");
@@ -324,6 +332,10 @@ impl Process {
         }
         while !self.exports.is_empty() {
             self.export();
+        }
+        while let Some(id) = self.look_ups.pop() {
+            let (status, body) = (Status::No, Body::default().into());
+            self.with(|m| m.handle_message(HEAD, Message::Result { id, status, body }));
         }
         assert!(
             self.waiting.is_empty(),

@@ -91,6 +91,7 @@ fn every_message() -> Vec<Message> {
             body: body(),
         });
     }
+    all.push(Message::LookUp { req: 1, pid: 3 });
     all
 }
 

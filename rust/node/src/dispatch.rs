@@ -98,7 +98,7 @@ impl Node {
     /// Tells the owners of references how often this and other processes hold them.
     pub(crate) fn tell_owners(&self) {
         let _in_order = self.telling.lock();
-        let messages = self.machine.lock().take_deltas();
+        let messages = self.with_machine(Machine::take_deltas);
         for (pid, message) in messages {
             self.send_message(pid, message);
         }

@@ -31,6 +31,7 @@ mod sending;
 mod shared;
 mod spin;
 mod stacks;
+mod strangers;
 mod sync;
 mod tls;
 pub mod trace;

@@ -145,6 +145,7 @@ pub(crate) fn name_of(message: &Message) -> &'static str {
         Message::Unmapped { .. } => "Unmapped",
         Message::Received { .. } => "Received",
         Message::Observe { .. } => "Observe",
+        Message::LookUp { .. } => "LookUp",
         Message::Interrupt => "Interrupt",
         Message::Exit => "Exit",
         Message::Join { .. } => "Join",

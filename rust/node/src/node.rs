@@ -402,7 +402,7 @@ impl Node {
 
     /// Fails unless `pid` can be called.
     pub fn check_pid(&self, pid: ProcId) -> Result<(), CallError> {
-        self.machine.lock().check_pid(pid)
+        self.open(|machine| machine.check_pid(pid))
     }
 
     /// Registers the calling thread as one that runs calls.

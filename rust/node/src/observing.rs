@@ -67,7 +67,7 @@ pub(crate) struct Observing {
 impl Node {
     /// Asks a process what it does and holds; a text wakes `wake`.
     pub fn ask_observation(&self, pid: ProcId, wake: Wake) -> Result<u64, CallFailed> {
-        Ok(self.with_machine(|machine| machine.open_observation(pid, wake))?)
+        Ok(self.open(|machine| machine.open_observation(pid, wake.clone()))?)
     }
 
     pub(crate) fn tell_observer(&self, from: ProcId, req: u64) {

@@ -80,7 +80,7 @@ impl Node {
         payload: Payload<'_>,
         wake: Wake,
     ) -> Result<u64, CallFailed> {
-        let id = self.with_machine(|machine| machine.open_fetch(pid, payload.refs, wake))?;
+        let id = self.open(|machine| machine.open_fetch(pid, payload.refs, wake.clone()))?;
         debug!(target: CALLS, "call {id} to process {pid} is sent; its value is to come back");
         self.trace.note(Kind::Sent, CallMode::Fetch as u8, pid, id);
         self.send_payload(pid, Header::call(id, CallMode::Fetch).in_lane(lane), payload)
@@ -102,7 +102,7 @@ impl Node {
     /// Calls; the value stays there under the reference, of which the caller has one handle.
     pub fn call_future(&self, pid: ProcId, payload: Payload<'_>) -> Result<RefId, CallFailed> {
         self.keep_up();
-        let id = self.with_machine(|machine| machine.open_future(pid, payload.refs))?;
+        let id = self.open(|machine| machine.open_future(pid, payload.refs))?;
         debug!(target: CALLS, "call {} to process {pid} is sent; its value is to stay there", id.id);
         self.trace.note(Kind::Sent, CallMode::Future as u8, pid, id.id);
         self.bursting(|| self.send_payload(pid, Header::call(id.id, CallMode::Future), payload))
@@ -112,7 +112,7 @@ impl Node {
 
     /// Calls without an answer.
     pub fn call_do(&self, pid: ProcId, payload: Payload<'_>) -> Result<(), CallFailed> {
-        let id = self.with_machine(|machine| machine.open_do(pid, payload.refs))?;
+        let id = self.open(|machine| machine.open_do(pid, payload.refs))?;
         debug!(target: CALLS, "call {id} to process {pid} is sent; nothing is to come back");
         self.trace.note(Kind::Sent, CallMode::Do as u8, pid, id);
         self.bursting(|| self.send_payload(pid, Header::call(id, CallMode::Do), payload))
@@ -237,7 +237,7 @@ impl Node {
         payload: Payload<'_>,
         wake: Wake,
     ) -> Result<u64, CallFailed> {
-        let req = self.with_machine(|machine| machine.open_op(target, payload.refs, wake))?;
+        let req = self.open(|machine| machine.open_op(target, payload.refs, wake.clone()))?;
         self.trace.note(Kind::Asked, op as u8, target.owner, req);
         self.send_payload(target.owner, Header::ref_op(req, op, target.id), payload)
             .inspect_err(|_| self.with_machine(|machine| machine.forget_op(req)))?;
@@ -251,7 +251,7 @@ impl Node {
         capacity: u64,
         wake: Wake,
     ) -> Result<(RefId, u64), CallFailed> {
-        Ok(self.with_machine(|machine| machine.open_channel(owner, capacity, wake))?)
+        Ok(self.open(|machine| machine.open_channel(owner, capacity, wake.clone()))?)
     }
 
     /// Makes a channel on this process, with one handle.

@@ -33,7 +33,7 @@ pub(crate) struct Stacks {
 impl Node {
     /// Asks a process what it runs and waits for; a text wakes `wake`.
     pub fn ask_stacks(&self, pid: ProcId, wake: Wake) -> Result<u64, CallFailed> {
-        Ok(self.with_machine(|machine| machine.open_stacks(pid, wake))?)
+        Ok(self.open(|machine| machine.open_stacks(pid, wake.clone()))?)
     }
 
     /// In answer to `signal`, which a thread sends to itself, a handler writes the stacks of all threads to `file`.

@@ -339,7 +339,7 @@ impl Decoder {
         if !matches!(flags, 0 | STREAMED | SHARED) {
             return Err(ProtocolError::UnknownFlags(flags));
         }
-        if !(kind::CALL..=kind::OBSERVE).contains(&kind) || kind == kind::CHUNK {
+        if !(kind::CALL..=kind::LOOK_UP).contains(&kind) || kind == kind::CHUNK {
             return Err(ProtocolError::UnknownKind(kind));
         }
         let frame = &self.staging[at..at + PREFIX + len];
@@ -500,6 +500,7 @@ fn message(header: Header, body: Body) -> Result<Message, ProtocolError> {
         kind::STACKS => Message::Stacks { req: id },
         kind::RECEIVED => Message::Received { bytes: id },
         kind::OBSERVE => Message::Observe { req: id },
+        kind::LOOK_UP => Message::LookUp { req: id, pid: b },
         kind::HEARTBEAT => Message::Heartbeat(Heartbeat {
             interval_ms: a,
             timeout_ms: b,

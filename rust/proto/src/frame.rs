@@ -49,6 +49,7 @@ pub(crate) mod kind {
     pub(crate) const STACKS: u8 = 18;
     pub(crate) const RECEIVED: u8 = 19;
     pub(crate) const OBSERVE: u8 = 20;
+    pub(crate) const LOOK_UP: u8 = 21;
 }
 
 /// In a heartbeat: the sender wants to hear something at each interval.
@@ -416,6 +417,15 @@ pub fn encode(message: Message) -> Encoded {
         Message::Stacks { req } => bare(kind::STACKS, req),
         Message::Received { bytes } => bare(kind::RECEIVED, bytes),
         Message::Observe { req } => bare(kind::OBSERVE, req),
+        Message::LookUp { req, pid } => (
+            Header {
+                kind: kind::LOOK_UP,
+                id: req,
+                b: pid,
+                ..Header::default()
+            },
+            Body::default(),
+        ),
         Message::Heartbeat(beat) => (heartbeat_header(beat), Body::default()),
     };
     Encoded {

@@ -22,6 +22,7 @@ mod credit;
 mod members;
 mod memory;
 mod refs;
+mod strangers;
 mod values;
 
 /// A result up to this size travels to the caller with the news that the call has ended.
@@ -96,6 +97,8 @@ enum Expect<W> {
     Ready(RefId),
     /// The answer to an operation.
     Op(W),
+    /// That the head has told of a process all that it knows.
+    Word(ProcId),
     /// Nobody waits any more.
     Nothing,
 }
@@ -146,6 +149,8 @@ pub struct Machine<W> {
     departed: BTreeMap<ProcId, Departure>,
     /// Workers that have connected to this process by themselves.
     met: BTreeSet<ProcId>,
+    /// Messages to processes that the head was asked for.
+    unsent: BTreeMap<ProcId, Vec<Message>>,
     outstanding: FxHashMap<u64, Outstanding<W>>,
     /// So many of them there may be when a call is made.
     calls_max: usize,
@@ -181,6 +186,7 @@ impl<W> Machine<W> {
             members: BTreeMap::from([(me.pid, me)]),
             departed: BTreeMap::new(),
             met: BTreeSet::new(),
+            unsent: BTreeMap::new(),
             outstanding: FxHashMap::default(),
             calls_max: usize::MAX,
             running: FxHashMap::default(),
@@ -443,6 +449,7 @@ impl<W> Machine<W> {
             }
             Message::Ping { tick } => self.send(from, Message::Pong { tick }),
             Message::Pong { .. } | Message::Exit | Message::Join { .. } | Message::Leave { .. } => {}
+            Message::LookUp { req, pid } => self.tell_of(from, req, pid),
             Message::Stacks { req } => self.outputs.push(Output::Stacks(from, req)),
             Message::Observe { req } => self.outputs.push(Output::Observe(from, req)),
             // Memory files are no matter of the machine, but of whoever maps them; the rest is one of the connection.
@@ -494,6 +501,7 @@ impl<W> Machine<W> {
             Expect::Call(wake) | Expect::Op(wake) => self.outputs.push(Output::Wake(wake, outcome)),
             Expect::Future(reference) | Expect::Value(reference) => self.settle(reference, outcome),
             Expect::Ready(reference) => self.ready_elsewhere(reference, outcome),
+            Expect::Word(pid) => self.heard_of(pid),
             Expect::Nothing => self.release_refs(&outcome.body.refs),
         }
     }
@@ -581,6 +589,9 @@ impl<W> Machine<W> {
     }
 
     fn send(&mut self, pid: ProcId, message: Message) {
+        if self.is_stranger(pid) || self.unsent.contains_key(&pid) {
+            return self.keep_unsent(pid, message);
+        }
         self.outputs.push(Output::Send(pid, message));
     }
 

@@ -229,6 +229,11 @@ pub enum Message {
     Observe {
         req: u64,
     },
+    /// Asks the head for a process that the sender has not heard of; answered once all that it has to know has been sent.
+    LookUp {
+        req: u64,
+        pid: ProcId,
+    },
     /// The sender lives.
     Heartbeat(Heartbeat),
 }

@@ -217,6 +217,7 @@ fn message() -> impl Strategy<Value = Message> {
         1 => any::<u64>().prop_map(|tick| Message::Pong { tick }),
         1 => any::<u64>().prop_map(|req| Message::Stacks { req }),
         1 => any::<u64>().prop_map(|req| Message::Observe { req }),
+        1 => any::<(u64, u32)>().prop_map(|(req, pid)| Message::LookUp { req, pid }),
         1 => any::<(u64, u32, bool, bool)>().prop_map(|(interval_ms, timeout_ms, listens, pumped)| {
             Message::Heartbeat(Heartbeat { interval_ms, timeout_ms, listens, pumped })
         }),
@@ -417,7 +418,7 @@ fn assert_refused(bytes: &[u8], expected: ProtocolError) {
 /// F32: kinds, flags and values that the protocol does not name are errors.
 #[test]
 fn what_the_protocol_does_not_name_is_refused() {
-    for kind in [0, 21, 255] {
+    for kind in [0, 22, 255] {
         assert_refused(&patched(4, &[kind]), ProtocolError::UnknownKind(kind));
     }
     for flags in [2, 3, 5, 6, 8, 0x80, 0xff] {

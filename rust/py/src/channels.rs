@@ -161,8 +161,8 @@ pub(crate) fn channel_create(py: Python<'_>, owner: u32, capacity: u64) -> PyRes
         return Ok(Ref::held(owner, node.create_channel(capacity)));
     }
     let cell = Cell::new();
-    let (id, req) = node
-        .create_channel_at(owner, capacity, Wake::Cell(cell.clone()))
+    let wake = Wake::Cell(cell.clone());
+    let (id, req) = detached(py, || node.create_channel_at(owner, capacity, wake))
         .map_err(|failed| errors::call_failed(py, failed))?;
     let made = Ref::held(owner, id);
     let target = made.target();

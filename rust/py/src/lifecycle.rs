@@ -400,9 +400,8 @@ pub(crate) fn watch_members() -> PyResult<()> {
 /// Raises unless a process can be called.
 #[pyfunction]
 pub(crate) fn check_pid(py: Python<'_>, pid: u32) -> PyResult<()> {
-    node()?
-        .check_pid(pid)
-        .map_err(|error| errors::call_failed(py, error.into()))
+    let node = node()?;
+    detached(py, || node.check_pid(pid)).map_err(|error| errors::call_failed(py, error.into()))
 }
 
 /// Asks a worker to end.

@@ -252,9 +252,8 @@ impl Ref {
 /// Makes an empty future on a process.
 #[pyfunction]
 pub(crate) fn create_future(py: Python<'_>, owner: u32) -> PyResult<Ref> {
-    let id = node()?
-        .create_future(owner)
-        .map_err(|failed| errors::call_failed(py, failed))?;
+    let node = node()?;
+    let id = detached(py, || node.create_future(owner)).map_err(|failed| errors::call_failed(py, failed))?;
     Ok(Ref::held(owner, id))
 }
 

@@ -127,7 +127,13 @@ impl<W> Machine<W> {
             let parts = parts_of(deltas).into_iter();
             parts.map(move |deltas| (owner, Message::Refs { deltas }))
         });
-        confirms.chain(counts).collect()
+        let (unsent, told): (Vec<_>, Vec<_>) = confirms
+            .chain(counts)
+            .partition(|(owner, _)| self.is_stranger(*owner));
+        for (owner, message) in unsent {
+            self.keep_unsent(owner, message);
+        }
+        told
     }
 
     /// How many items that came and changes of counts wait to be told.

@@ -57,6 +57,7 @@ impl<W> Machine<W> {
         }
         self.members.insert(pid, member);
         self.outputs.push(Output::Joined(pid));
+        self.send_unsent(pid);
     }
 
     /// Whether the topology connects this process to another member.
@@ -129,9 +130,11 @@ impl<W> Machine<W> {
     }
 
     fn part(&mut self, pid: ProcId, reason: &str, lives: bool) {
-        if self.members.remove(&pid).is_none() {
+        let unheard = self.is_stranger(pid);
+        if self.members.remove(&pid).is_none() && !unheard {
             return;
         }
+        self.unsent.remove(&pid);
         let departure = Departure {
             reason: reason.to_owned(),
             lives,
@@ -178,7 +181,7 @@ impl<W> Machine<W> {
                 Some(Expect::Future(r) | Expect::Value(r) | Expect::Ready(r)) => {
                     self.settle(r, outcome.clone())
                 }
-                Some(Expect::Nothing) | None => {}
+                Some(Expect::Word(_) | Expect::Nothing) | None => {}
             }
         }
     }
