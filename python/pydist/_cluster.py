@@ -94,11 +94,16 @@ def start_workers(n: Any, params: dict[str, Any], given_up: threading.Event | No
     checked = _params.check(manager, params)
     if isinstance(manager, LocalManager):
         manager.prepare(checked)
-    _session.ensure_started()
-    _tls.use(checked["tls"])
-    from . import _pools  # noqa: F401 - needed once the workers are there, and imported while they start
+    try:
+        _session.ensure_started()
+        _tls.use(checked["tls"])
+        from . import _pools  # noqa: F401 - needed once the workers are there, and imported while they start
 
-    _check_settings(checked)
+        _check_settings(checked)
+    except BaseException:
+        if isinstance(manager, LocalManager):
+            manager.forgo()
+        raise
     return _start(manager, checked, given_up)
 
 

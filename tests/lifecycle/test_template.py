@@ -141,6 +141,28 @@ def test_templates_that_all_hang_leave_time_for_interpreters():
     assert (done.stdout, done.stderr, done.returncode) == ("[2, 3] None False\n", "", 0)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"dir": "/there/is/no/folder"}, {"topology": "master_worker"}], ids=["launch", "settings"]
+)
+def test_workers_that_were_made_ahead_and_are_not_wanted_are_ended(d, fresh_workers, wrong):
+    (pid,) = fresh_workers(1)
+    current = template()
+    assert current is not None
+    here = psutil.Process().children()
+    with pytest.raises(ValueError, match="there is no folder|must have the same"):
+        d.addprocs(3, **wrong)
+    assert set(psutil.Process().children()) <= {*here, *([new] if (new := template()) else [])}
+    assert d.workers() == [pid]
+    assert is_forked(d, fresh_workers(1)[0])
+
+
+def test_more_workers_than_are_made_ahead_are_different_ones(d, fresh_workers):
+    pids = fresh_workers(7)
+    ospids = [d.remotecall_fetch(os.getpid, pid) for pid in pids]
+    assert len(set(ospids)) == 7
+    assert all(is_forked(d, pid) for pid in pids)
+
+
 def test_how_a_forked_worker_ended_is_known(d, fresh_workers):
     first, second = fresh_workers(2)
     assert is_forked(d, first)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import _socket
 import array
+import collections
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -102,6 +104,13 @@ class ForkedProcess:
                 if self.returncode is None:
                     os.kill(self.pid, number)
 
+    def discard(self) -> None:
+        """Ends it, which has not been told what it is to do."""
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            pipe.close()
+        self.send_signal(signal.SIGKILL)
+        self.wait(_KILL_SECONDS)
+
 
 class _Ignored:
     """What a template prints: a worker would tell the same again."""
@@ -123,6 +132,8 @@ class _Template:
         self.wanted = wanted
         self.ready = False
         self.ended = threading.Event()
+        self._asked: collections.deque[tuple[int, int, int]] = collections.deque()
+        self._answers: collections.deque[bytes] = collections.deque()
         # Python makes its standard streams for what it finds at its start, and workers have pipes.
         read, write = os.pipe()
         try:
@@ -160,8 +171,8 @@ class _Template:
 
     def _receive(self, until: float) -> bytes:
         """The next message; nothing where it has ended, or lets one wait for too long, and is killed."""
-        self.connection.settimeout(max(until - time.monotonic(), 0.001))
         try:
+            self.connection.settimeout(max(until - time.monotonic(), 0.001))
             try:
                 return self.connection.recv(64)
             except TimeoutError:
@@ -172,37 +183,72 @@ class _Template:
         except OSError:
             return b""
 
-    def fork(self, until: float) -> ForkedProcess | None:
+    def fork(self, until: float, ahead: bool) -> ForkedProcess | None:
         """Makes a worker; None where the template has ended.
+
+        Parameters:
+            until: when it has to be there, by the monotonic clock.
+            ahead: whether to ask for another one, too, which is made while this one is seen to.
 
         Raises:
             OSError: the system has no process left, or no descriptor.
         """
+        if not self._asked:
+            self._ask(until)
+        if ahead:
+            self.ask_ahead(2)
+        return self._made(until)
+
+    def ask_ahead(self, count: int) -> None:
+        """Has so many workers made which `fork` then gives, one after the other."""
+        try:
+            while len(self._asked) < count:
+                self._ask(time.monotonic() + FORK_SECONDS)
+        except OSError:
+            # The system has no descriptor left: it is asked again when the worker is wanted.
+            return
+
+    def _ask(self, until: float) -> None:
         (stdin, to), (out, stdout), (err, stderr) = _pipes(_template.STREAMS)
-        theirs, ours = [stdin, stdout, stderr], [to, out, err]
+        self._asked.append((to, out, err))
+        theirs = [stdin, stdout, stderr]
         try:
             self.connection.settimeout(max(until - time.monotonic(), 0.001))
             self.connection.sendmsg(
                 [_template.FORK], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", theirs))]
             )
         except OSError:
-            answer = b""
-        else:
-            answer = self._receive(until)
+            # It has ended: there is no answer.
+            pass
         finally:
             for fd in theirs:
                 os.close(fd)
-        if len(answer) != _template.ANSWER.size:
-            pid, error = 0, 0
-        else:
+
+    def _made(self, until: float) -> ForkedProcess | None:
+        """The worker that was asked for first."""
+        to, out, err = self._asked.popleft()
+        answer = self._answers.popleft() if self._answers else self._receive(until)
+        pid = error = 0
+        if len(answer) == _template.ANSWER.size:
             pid, error = _template.ANSWER.unpack(answer)
         if pid:
             return ForkedProcess(pid, open(to, "wb", 0), open(out, "rb", 0), open(err, "rb", 0))
-        for fd in ours:
+        for fd in (to, out, err):
             os.close(fd)
         if error in (errno.EAGAIN, errno.ENOMEM):
             raise OSError(error, os.strerror(error))
         return None
+
+    def forgo(self) -> None:
+        """Ends the workers that were asked for and are not wanted."""
+        until = time.monotonic() + FORK_SECONDS
+        while self._asked:
+            try:
+                process = self._made(until)
+            except OSError:
+                continue
+            if process is not None:
+                process.discard()
 
     def close(self) -> None:
         """Lets it end."""
@@ -213,7 +259,10 @@ class _Template:
 
     def feed(self, data: bytes) -> None:
         """A message that has come while nobody waited."""
-        self.ready = self.ready or data == _template.READY
+        if data == _template.READY:
+            self.ready = True
+        else:
+            self._answers.append(data)
 
     def finish(self) -> None:
         """It has closed its end: it is about to end."""
@@ -276,20 +325,36 @@ def prepare(wanted: object | None, params: Mapping[str, Any], environment: Mappi
     return True
 
 
+def ask_ahead(count: int) -> None:
+    """Has the first of so many workers made that `start` is about to be called for; `forgo` takes it back."""
+    if _current is not None:
+        _current.ask_ahead(min(count, 2))
+
+
 def _drop() -> None:
     global _current
     if _current is not None:
+        _current.forgo()
         _current.close()
     _current = None
 
 
-def start(wanted: object, params: Mapping[str, Any], environment: Mapping[str, str]) -> ForkedProcess | None:
+def forgo() -> None:
+    """Ends workers that were made ahead, and that nobody wants."""
+    if _current is not None:
+        _current.forgo()
+
+
+def start(
+    wanted: object, params: Mapping[str, Any], environment: Mapping[str, str], ahead: bool = False
+) -> ForkedProcess | None:
     """Forks a worker from the template, which is started first where there is none that fits.
 
     Parameters:
         wanted: what `inherited` told, on this same thread.
         params: those of `addprocs`.
         environment: of the worker.
+        ahead: whether there will be another call like this one, or one of `forgo`.
 
     Returns:
         The process; None where no template can be had, and a new interpreter has to do.
@@ -306,7 +371,7 @@ def start(wanted: object, params: Mapping[str, Any], environment: Mapping[str, s
         assert _current is not None
         process = None
         if _current.await_ready(until):
-            process = _current.fork(min(until, time.monotonic() + FORK_SECONDS))
+            process = _current.fork(min(until, time.monotonic() + FORK_SECONDS), ahead)
         if process is not None:
             return process
         # It has ended because nobody wanted anything of it, or was killed: another one may do.

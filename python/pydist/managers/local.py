@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import signal
@@ -71,27 +72,52 @@ class LocalManager(ClusterManager):
         if self.count < 0:
             raise ValueError(f"the number of workers must not be negative: {n}")
         self._params: dict[str, Any] = {}
+        self._prepared: tuple[object | None, dict[str, str]] | None = None
 
     def prepare(self, params: dict[str, Any]) -> None:
-        """Starts what takes longest, so that it goes on while this process makes itself ready."""
+        """Starts what takes longest, so that it goes on while this process makes itself ready.
+
+        `launch` follows, or `forgo`.
+        """
         if not self.count:
             return
         environment = environment_of(params)
-        _output.launcher().run(
-            lambda: _forks.prepare(_forks.inherited(params, environment), params, environment)
-        )
+
+        def prepare() -> object | None:
+            wanted = _forks.inherited(params, environment)
+            if _forks.prepare(wanted, params, environment):
+                _forks.ask_ahead(self.count)
+            return wanted
+
+        self._prepared = _output.launcher().run(prepare), environment
+
+    def forgo(self) -> None:
+        """Ends what `prepare` has started of workers that are not wanted after all."""
+        self._prepared = None
+        _output.launcher().run(_forks.forgo)
 
     def launch(self, params: dict[str, Any], launched: Launched) -> None:
         """Starts the processes; each is told what it needs to know once it has its id."""
+        try:
+            self._launch(params, launched)
+        except BaseException:
+            self.forgo()
+            raise
+
+    def _launch(self, params: dict[str, Any], launched: Launched) -> None:
         if params["dir"] is not None and not os.path.isdir(params["dir"]):
             raise ValueError(f"dir: there is no folder {params['dir']!r}")
         self._params = params
-        environment = environment_of(params)
         launcher = _output.launcher()
-        wanted = launcher.run(lambda: _forks.inherited(params, environment))
-        for _ in range(self.count):
+        if self._prepared is None:
+            environment = environment_of(params)
+            wanted = launcher.run(lambda: _forks.inherited(params, environment))
+        else:
+            wanted, environment = self._prepared
+            self._prepared = None
+        for left in reversed(range(self.count)):
             try:
-                process = launcher.run(lambda: _start(wanted, params, environment))
+                process = launcher.run(functools.partial(_start, wanted, params, environment, ahead=left > 0))
             except OSError as error:
                 host = _session.host()
                 text = f"a worker could not be started: {error}{_advice(error)}"
@@ -210,9 +236,9 @@ def spawn(params: dict[str, Any], environment: dict[str, str], code: str) -> sub
 
 
 def _start(
-    wanted: object | None, params: dict[str, Any], environment: dict[str, str]
+    wanted: object | None, params: dict[str, Any], environment: dict[str, str], *, ahead: bool
 ) -> subprocess.Popen[bytes] | _forks.ForkedProcess:
-    forked = None if wanted is None else _forks.start(wanted, params, environment)
+    forked = None if wanted is None else _forks.start(wanted, params, environment, ahead)
     if forked is not None:
         return forked
     return spawn(params, environment, _BOOTSTRAP)
