@@ -82,6 +82,7 @@ def serve_in_background(address: str) -> None:
 
 
 def _close() -> None:
+    _executor.await_printed()
     _core.close()
     _log.stop()
 
