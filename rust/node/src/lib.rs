@@ -9,6 +9,7 @@ mod dialing;
 mod dispatch;
 mod driver;
 mod ending;
+mod freeing;
 mod heaps;
 pub mod inbox;
 mod interfaces;
