@@ -37,6 +37,11 @@ _threads_lock = threading.Lock()
 _leads = False
 _retry_at = 0.0
 
+_printing = threading.Lock()
+"""Held while the error of a call is printed that nobody waits for."""
+PRINT_SECONDS = 1.0
+"""So long the end of a worker waits for an error that is being printed."""
+
 RETRY_SECONDS = 0.1
 """So long no thread is started after the system had none."""
 
@@ -323,10 +328,17 @@ def _answer_error(executor: _core.Executor, key: tuple[int, int], mode: int, err
 def print_error(error: BaseException) -> None:
     """Prints an error that nobody waits for, without ever raising one."""
     try:
-        sys.stderr.write(format_traceback(error))
-        sys.stderr.flush()
+        with _printing, _interrupts.staying():
+            sys.stderr.write(format_traceback(error))
+            sys.stderr.flush()
     except BaseException:
         return
+
+
+def await_printed() -> None:
+    """Waits until the error is out that is being printed, if there is one."""
+    if _printing.acquire(timeout=PRINT_SECONDS):
+        _printing.release()
 
 
 def _run_local(executor: _core.Executor, id: int) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ _starting: dict[Key, bool] = {}
 _main = threading.main_thread().ident
 _main_target: Key | None = None
 _leave_now = False
+_stays = False
 
 
 def register(*, stays: bool) -> _core.Executor:
@@ -119,6 +121,20 @@ def leave_main() -> None:
             executor.nudge()
 
 
+@contextlib.contextmanager
+def staying() -> Iterator[None]:
+    """Lets what the main thread does within go on where this worker is to end; it ends afterwards."""
+    global _stays
+    if threading.get_ident() != _main:
+        yield
+        return
+    _stays = True
+    try:
+        yield
+    finally:
+        _stays = False
+
+
 def leaving() -> bool:
     """Whether this worker is about to end: the main thread gives up what it runs."""
     return _leave_now
@@ -127,6 +143,8 @@ def leaving() -> bool:
 def _handle(signum: int, frame: FrameType | None) -> Any:
     global _main_target
     if _leave_now:
+        if _stays:
+            return
         raise SystemExit(0)
     target, _main_target = _main_target, None
     if target is not None and _running.get(target) == _main:

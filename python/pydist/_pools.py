@@ -11,7 +11,7 @@ from typing import Any
 from . import _calls, _channels, _core, _free_workers, _log, _plain, _serialize, _session
 from ._abstract_channel import AbstractChannel
 from ._abstract_pool import AbstractWorkerPool
-from ._errors import ChannelClosedError
+from ._errors import ChannelClosedError, ProcessExitedException
 from ._free_workers import HEAD, FreeWorkers
 from ._functions import SentFunction
 
@@ -506,5 +506,7 @@ def take_up(ready: Iterable[int] = ()) -> None:
         for pid in sorted(new):
             try:
                 _default.push(pid)
+            except ProcessExitedException:
+                continue  # It has left again.
             except Exception as error:
                 _log.logger().warning("worker %d is not in the default pool: %r", pid, error)

@@ -62,6 +62,7 @@ def run(address: str) -> None:
     """What `serve` does, where `detach_streams` has been called."""
     # Who started this process may have blocked signals, which interrupts and the end of a worker need.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _core.share_heaps()
     _interrupts.install_handler()
     _patch_sleep()
     _fresh_main()
@@ -81,6 +82,7 @@ def serve_in_background(address: str) -> None:
 
 
 def _close() -> None:
+    _executor.await_printed()
     _core.close()
     _log.stop()
 

@@ -105,6 +105,7 @@ def test_remote_do_returns_nothing(workers):
 
 def test_remote_do_prints_its_error_on_the_worker():
     done = run_script("""
+        import time
         import pydist as d
 
         def stumble():
@@ -112,13 +113,43 @@ def test_remote_do_prints_its_error_on_the_worker():
 
         (pid,) = d.addprocs(1)
         d.remote_do(stumble, pid)
-        assert d.remotecall_fetch(d.myid, pid) == pid
+        assert d.remotecall_fetch(d.myid, pid) == pid  # so the other call has begun
+        while d.stats(pid)["calls_running"]:
+            time.sleep(0.01)
         d.rmprocs(pid)
         """)
     assert done.returncode == 0
     output = done.stdout + done.stderr
     assert "ValueError: over the root of a tree" in output
     assert "in stumble" in output
+
+
+def test_a_worker_that_is_to_end_prints_the_error_that_it_is_printing():
+    done = run_script("""
+        import os
+        import time
+        import pydist as d
+
+        class Slow(Exception):
+            def __init__(self, path):
+                self.path = path
+
+            def __str__(self):
+                open(self.path, "w").close()
+                time.sleep(0.3)
+                return "over the root of a tree"
+
+        def stumble(path):
+            raise Slow(path)
+
+        (pid,) = d.addprocs(1)
+        printing = os.path.abspath("printing")
+        d.remote_do(stumble, pid, printing)
+        while not os.path.exists(printing):
+            time.sleep(0.01)
+        d.rmprocs(pid)
+        """)
+    assert "Slow: over the root of a tree" in done.stderr
 
 
 def test_remote_makes_a_function_that_runs_on_a_free_worker(workers):

@@ -1,6 +1,7 @@
 """Many calls, blocked calls, and workers whose interpreter is busy."""
 
 import collections
+import ctypes
 import os
 import statistics
 import threading
@@ -102,6 +103,29 @@ def test_a_thousand_calls_that_wait_for_a_future_hold_up_no_other(workers):
     assert max(took for took, _ in times) < 1
     gate.put("open")
     assert [future.fetch(timeout=60) for future in futures] == ["open"] * 1000
+
+
+def heaps() -> int:
+    """Count the heaps that the C library keeps for the threads of this process."""
+    libc = ctypes.CDLL(None)
+    libc.open_memstream.restype = libc.fopen.restype = ctypes.c_void_p
+    text, size = ctypes.c_char_p(), ctypes.c_size_t()
+    stream = ctypes.c_void_p(libc.open_memstream(ctypes.byref(text), ctypes.byref(size)))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    assert text.value is not None
+    return text.value.count(b"<heap nr=")
+
+
+@pytest.mark.parametrize(("env", "most"), [({}, 4), ({"MALLOC_ARENA_MAX": "2"}, 2)])
+def test_threads_of_a_worker_share_heaps(fresh_workers, env, most):
+    (pid,) = fresh_workers(1, env=env)
+    gate = d.Future(1)
+    futures = [d.remotecall(fetch, pid, "sharing heaps", gate) for _ in range(30)]
+    wait_until(lambda: d.remotecall_fetch(running, pid, "sharing heaps") == 30)
+    assert 1 < d.remotecall_fetch(heaps, pid) <= most
+    gate.put("open")
+    d.wait(futures)
 
 
 @pytest.mark.parametrize("hold", [hold_gil, sum_for])

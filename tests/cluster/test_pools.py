@@ -530,6 +530,20 @@ def test_another_default_pool(workers, fresh_workers, default, kind):
     assert {pool.take(), pool.take()} == {workers[0], new}
 
 
+def test_a_worker_that_dies_while_the_default_pool_takes_it_up(workers, fresh_workers, default, caplog):
+    class Late(d.WorkerPool):
+        def push(self, pid: int) -> d.WorkerPool:
+            kill(pid)
+            wait_until(lambda: pid not in d.procs())
+            return super().push(pid)
+
+    pool = Late(workers)
+    d.set_default_worker_pool(pool)
+    fresh_workers(1)
+    assert d.workers(pool) == workers
+    assert not caplog.records
+
+
 def test_with_no_workers_the_default_pool_works_on_process_1():
     done = run_script("""
     import pydist as d

@@ -211,8 +211,8 @@ def transfer_and_call(pid: int, size: int, times: int, calls: int) -> tuple[int,
 
 @contextmanager
 def two_workers(fresh_workers: Callable[..., list[int]], kind: str) -> Iterator[list[int]]:
-    if kind == "unix":
-        yield fresh_workers(2, env=STREAMED)
+    if kind != "tcp":
+        yield fresh_workers(2, env=STREAMED if kind == "unix" else {"PYDIST_SHARED_MAX": str(CAP)})
         return
     finds_modules = ["env", f"PYTHONPATH={os.pathsep.join(sys.path)}"]
     with dial_in() as workers:
@@ -239,15 +239,20 @@ def test_f21_transfers_in_both_directions_at_once(fresh_workers, kind, milestone
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["unix", "tcp"])
+@pytest.mark.parametrize("kind", ["shared", "unix", "tcp"])
 def test_f21_a_large_transfer_delays_no_small_call(fresh_workers, kind, milestone):
-    """F21: while 2 GB go to a process, a call there takes no more than 50 ms longer.
+    """F21: while 2 GB go to a process, a call there takes no more than 50 ms longer, nor after that.
 
-    (Here 500 MB and 250 ms.)
+    (Here 500 MB and 250 ms.) A second transfer comes while the memory of the first one is given back. It is
+    enough that one of a few attempts shows it, as a busy machine delays calls too.
     """
     size, most = (2_000_000_000, 0.05) if milestone else (500_000_000, 0.25)
+    slowest: list[float] = []
     with two_workers(fresh_workers, kind) as (one, two):
-        quiet = d.remotecall_fetch(transfer_and_call, one, two, 1000, 1, 200)[1]
-        sent, taken = d.remotecall_fetch(transfer_and_call, one, two, size, 1, 1)
-        assert sent == size
-        assert max(taken) < statistics.median(quiet) + most, sorted(taken)[-5:]
+        while not slowest or (slowest[-1] >= most and len(slowest) < 8):
+            quiet = d.remotecall_fetch(transfer_and_call, one, two, 1000, 1, 200)[1]
+            sent, taken = d.remotecall_fetch(transfer_and_call, one, two, size, 2, 1)
+            assert sent == 2 * size
+            slowest.append(max(taken) - statistics.median(quiet))
+    print(f"slowest call beside a transfer of {size >> 20} MiB: + {[round(s * 1000) for s in slowest]} ms")
+    assert slowest[-1] < most, slowest

@@ -219,8 +219,8 @@ def round_trips(pids: list[int], n: int) -> list[float]:
 def test_f56_strangers_at_the_listener(workers, fresh_workers, tmp_path):
     """F56: 1,000 garbage, slow and wrong-cookie connections to a live listener: cluster traffic unaffected.
 
-    A genuine peer joins <= 10 s. The row's bound on p99 is for a quiet machine; here the median stays within
-    a generous one, and no call is lost.
+    A genuine peer joins <= 10 s. The bound of the row on p99 is that of `test_intruders.py`; here the median
+    stays within a generous one, and no call is lost.
     """
     addresses = listeners(workers)
     assert addresses

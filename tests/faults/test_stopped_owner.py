@@ -81,9 +81,13 @@ def test_f51_a_put_times_out_and_leaves_no_item(owner):
 def test_f51_a_put_that_the_socket_has_no_room_for_times_out(owner):
     """F51: a put of 64 MB of text, of which a stopped owner reads little, raises in time."""
     channel = make(1, owner)
+    text = "x" * (1 << 26)
+    start = time.monotonic()
+    assert d.remotecall_fetch(len, owner, text) == 1 << 26
+    took = time.monotonic() - start  # the put has to pickle the text too, before its time runs
     with stopped(owner):
-        text = times_out(lambda: channel.put("x" * (1 << 26), timeout=0.3))
-        assert "no effect" in text
+        error = times_out(lambda: channel.put(text, timeout=0.3), LATEST + 5 * took)
+        assert "no effect" in error
     assert d.remotecall_fetch(pow, owner, 2, 5) == 32
     assert channel.isempty()
     channel.put("fits", 5)

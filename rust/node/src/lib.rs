@@ -9,6 +9,8 @@ mod dialing;
 mod dispatch;
 mod driver;
 mod ending;
+mod freeing;
+mod heaps;
 pub mod inbox;
 mod interfaces;
 mod lanes;
@@ -38,6 +40,7 @@ pub mod trace;
 pub mod waiter;
 
 pub use credit::{PutOnCredit, Unsettled};
+pub use heaps::share_heaps;
 pub use interfaces::interface_addresses;
 pub use node::{Config, JoinError, Node, NodeError, StatsSnapshot};
 pub use parker::Parked;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::sync::{Condvar, Mutex, RwLock};
+use pydist_proto::body::Pages;
 use pydist_proto::handshake::{Cookie, Versions};
 use pydist_proto::ids::{HEAD, ProcId, RefId};
 use pydist_proto::liveness::{Liveness, Settings};
@@ -184,6 +185,7 @@ impl Node {
 
     /// Makes the process's state; nobody reads its sockets yet.
     pub(crate) fn new(config: Config) -> Result<Arc<Node>, NodeError> {
+        Pages::unmapped_by(crate::freeing::unmap_pages);
         let driver = Driver::new()?;
         let node = Arc::new_cyclic(|this| Node {
             this: this.clone(),

@@ -1,8 +1,8 @@
 //! The body of a message: the pickle and its out-of-band buffers, in memory that the receiver owns.
 
 use std::any::Any;
-use std::ops::Range;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Arc, OnceLock};
 
 use memmap2::MmapMut;
 
@@ -27,11 +27,50 @@ pub trait View: Any + Send + Sync + std::fmt::Debug {
     fn hand_out(&self);
 }
 
+/// Pages of memory for one segment.
+#[derive(Debug)]
+pub struct Pages(Option<MmapMut>);
+
+static UNMAP: OnceLock<fn(MmapMut)> = OnceLock::new();
+
+impl Pages {
+    fn of(len: usize) -> std::io::Result<Pages> {
+        MmapMut::map_anon(len).map(|map| Pages(Some(map)))
+    }
+
+    /// Says who unmaps pages from now on, wherever a segment is dropped: it takes the system long where they are many.
+    pub fn unmapped_by(unmap: fn(MmapMut)) {
+        let _ = UNMAP.set(unmap);
+    }
+}
+
+impl Deref for Pages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+impl DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.0.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        if let (Some(map), Some(unmap)) = (self.0.take(), UNMAP.get()) {
+            unmap(map);
+        }
+    }
+}
+
 /// One run of bytes.
 #[derive(Debug)]
 pub enum Segment {
     Heap(Vec<u8>),
-    Mapped(MmapMut),
+    Mapped(Pages),
     Shared(Arc<dyn View>, Range<usize>),
     /// In the place of all segments of a message for which there was no memory: the bytes that were asked for.
     Lost(u64),
@@ -45,7 +84,7 @@ impl Segment {
             bytes.resize(len, 0);
             Ok(Segment::Heap(bytes))
         } else {
-            MmapMut::map_anon(len).map(Segment::Mapped)
+            Pages::of(len).map(Segment::Mapped)
         }
     }
 
@@ -64,7 +103,7 @@ impl Segment {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Segment::Heap(bytes) => bytes,
-            Segment::Mapped(map) => map,
+            Segment::Mapped(pages) => pages,
             Segment::Shared(view, range) => &view.bytes()[range.clone()],
             Segment::Lost(_) => &[],
         }
@@ -74,7 +113,7 @@ impl Segment {
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         match self {
             Segment::Heap(bytes) => bytes,
-            Segment::Mapped(map) => map,
+            Segment::Mapped(pages) => pages,
             Segment::Shared(..) | Segment::Lost(_) => &mut [],
         }
     }
@@ -83,7 +122,7 @@ impl Segment {
     pub fn hand_out(&mut self) -> *mut u8 {
         match self {
             Segment::Heap(bytes) => bytes.as_mut_ptr(),
-            Segment::Mapped(map) => map.as_mut_ptr(),
+            Segment::Mapped(pages) => pages.as_mut_ptr(),
             Segment::Shared(view, range) => {
                 view.hand_out();
                 view.address().wrapping_add(range.start)

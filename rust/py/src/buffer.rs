@@ -25,23 +25,7 @@ pub(crate) struct Buffer {
 struct SegmentPointer {
     address: *mut u8,
     /// Keeps the memory alive; never touched while `Buffer` exists.
-    segment: Segment,
-}
-
-/// Giving so much memory back takes long enough to be noticed by other threads of Python.
-const SLOW_TO_FREE: usize = 64 << 20;
-
-impl Drop for SegmentPointer {
-    fn drop(&mut self) {
-        if self.segment.len() < SLOW_TO_FREE {
-            return;
-        }
-        let segment = std::mem::replace(&mut self.segment, Segment::Heap(Vec::new()));
-        // Without a thread it is dropped here.
-        let _ = std::thread::Builder::new()
-            .name("pydist-free".to_owned())
-            .spawn(move || drop(segment));
-    }
+    _segment: Segment,
 }
 
 // SAFETY: the address stays valid wherever the segment moves, as its memory is on the heap or mapped; accesses
@@ -54,7 +38,10 @@ impl Buffer {
     pub(crate) fn new(mut segment: Segment) -> Buffer {
         let (address, len) = (segment.hand_out(), segment.len());
         Buffer {
-            pointer: SegmentPointer { address, segment },
+            pointer: SegmentPointer {
+                address,
+                _segment: segment,
+            },
             len,
         }
     }

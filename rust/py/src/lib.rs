@@ -52,8 +52,8 @@ mod _core {
         bind_listener, check_pid, close, close_listener, config_of, dial_head, die_with_parent, drop_worker,
         expect_worker, forget_worker, has_route_to, heartbeat, interface_addresses, interrupt, listen, me,
         members, next_id, open_listener, own_address_to, park_other_threads, peer_of_socket, set_cookie,
-        set_heartbeat, set_topology, set_worker_ospid, start, stats, take_ids, use_tls_files, use_transport,
-        wait_open, watch_members, worker_arrived,
+        set_heartbeat, set_topology, set_worker_ospid, share_heaps, start, stats, take_ids, use_tls_files,
+        use_transport, wait_open, watch_members, worker_arrived,
     };
     #[pymodule_export]
     use super::logs::{keep_events, next_events, stop_events};

@@ -158,6 +158,12 @@ fn topology_of(name: &str, lazy: bool) -> PyResult<Topology> {
     Ok(Topology { wiring, eager })
 }
 
+/// Has the threads of this worker share a few heaps of the C library.
+#[pyfunction]
+pub(crate) fn share_heaps() {
+    pydist_node::share_heaps();
+}
+
 /// How long a peer may be silent, None for ever, and how often it is to be heard, in seconds.
 #[pyfunction]
 pub(crate) fn heartbeat() -> PyResult<(Option<f64>, f64)> {

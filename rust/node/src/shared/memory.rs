@@ -107,6 +107,14 @@ impl MemoryFile {
         Ok(())
     }
 
+    /// Gives its pages back to the system.
+    pub(crate) fn close(self) {
+        match self.map {
+            Some(map) => crate::freeing::unmap(map, self.fd),
+            None => crate::freeing::free(self.fd, self.warm),
+        }
+    }
+
     fn write(&self, bytes: &[u8], at: usize) -> std::io::Result<usize> {
         loop {
             match rustix::io::pwrite(&self.fd, bytes, at as u64) {

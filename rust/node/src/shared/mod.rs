@@ -252,8 +252,10 @@ impl Drop for Mapping {
         if FORKS.load(Ordering::SeqCst) != self.forks {
             self.file.unsure.store(true, Ordering::SeqCst);
         }
-        // SAFETY: the map is not used again; it goes before `file`, whose end tells the sender that it is gone.
-        unsafe { std::mem::ManuallyDrop::drop(&mut self.map) };
+        // SAFETY: the map is not used again (tests/shared_buffers.rs).
+        let map = unsafe { std::mem::ManuallyDrop::take(&mut self.map) };
+        // It goes before the file, whose end tells the sender that it is gone.
+        crate::freeing::unmap(map, self.file.clone());
     }
 }
 

@@ -242,7 +242,7 @@ impl Node {
         while let Some(returned) = self.sharing.returned.pop() {
             match returned {
                 Returned::Own { file, reusable: true } => self.pool_file(file),
-                Returned::Own { file, .. } => drop(file),
+                Returned::Own { file, .. } => file.close(),
                 Returned::Received {
                     token,
                     number,
@@ -273,7 +273,7 @@ impl Node {
         let over = pool.put(file, most);
         let expiry = pool.next_expiry();
         drop(pool);
-        drop(over);
+        over.into_iter().for_each(MemoryFile::close);
         if let Some(expiry) = expiry {
             self.driver.arm(expiry);
         }
@@ -286,7 +286,7 @@ impl Node {
         let expired = if alone { pool.drain() } else { pool.expired(now) };
         let expiry = pool.next_expiry();
         drop(pool);
-        drop(expired);
+        expired.into_iter().for_each(MemoryFile::close);
         if let Some(expiry) = expiry {
             self.driver.arm(expiry);
         }
