@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -34,7 +35,14 @@ def owner(request: pytest.FixtureRequest, workers: list[int]) -> int:
     return 1 if request.param == "here" else workers[0]
 
 
-def test_ten_thousand_futures_are_awaited_without_threads(owner):
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """What runs a coroutine, on the loop of asyncio or on that of uvloop."""
+    loops: Any = asyncio if request.param == "asyncio" else pytest.importorskip("uvloop")
+    return loops.run
+
+
+def test_ten_thousand_futures_are_awaited_without_threads(owner, run):
     number = 10_000
     futures = [d.Future(owner) for _ in range(number)]
     threads = threading.active_count()
@@ -49,11 +57,11 @@ def test_ten_thousand_futures_are_awaited_without_threads(owner):
         await put
         return values
 
-    assert asyncio.run(main()) == list(range(number))
+    assert run(main()) == list(range(number))
     assert d.stats()["calls_outstanding"] == 0
 
 
-def test_thousands_of_takes_and_puts_at_once(owner):
+def test_thousands_of_takes_and_puts_at_once(owner, run):
     number = 2000
     channel = make(3, owner)
     threads = threading.active_count()
@@ -66,12 +74,12 @@ def test_thousands_of_takes_and_puts_at_once(owner):
         assert threading.active_count() <= threads + 4
         return values
 
-    assert asyncio.run(main()) == list(range(number))
+    assert run(main()) == list(range(number))
     assert channel.isempty()
     assert d.stats()["calls_outstanding"] == 0
 
 
-def test_async_for_ends_with_the_close_and_raises_its_reason(owner):
+def test_async_for_ends_with_the_close_and_raises_its_reason(owner, run):
     channel = make(10, owner)
 
     async def collect() -> list[int]:
@@ -84,14 +92,14 @@ def test_async_for_ends_with_the_close_and_raises_its_reason(owner):
         channel.close()
         return await task
 
-    assert asyncio.run(main()) == list(range(30))
+    assert run(main()) == list(range(30))
     channel = make(1, owner)
     channel.close(LookupError("why"))
     with pytest.raises(LookupError, match="why"):
-        asyncio.run(collect())
+        run(collect())
 
 
-def test_a_cancelled_await_loses_no_value(workers):
+def test_a_cancelled_await_loses_no_value(workers, run):
     """Whenever the task is cancelled, the future can still be fetched."""
     for n in range(200):
         future = d.Future(workers[0])
@@ -105,11 +113,11 @@ def test_a_cancelled_await_loses_no_value(workers):
             if n % 2:
                 await asyncio.gather(task, return_exceptions=True)
 
-        asyncio.run(main())
+        run(main())
         assert future.fetch(timeout=10) == n
 
 
-def test_a_loop_that_ends_loses_no_item(owner):
+def test_a_loop_that_ends_loses_no_item(owner, run):
     """The tasks that asyncio.run cancels at its end give back the items that are on their way."""
     channel = make(math.inf, owner)
     number, taken = 0, 0
@@ -123,7 +131,7 @@ def test_a_loop_that_ends_loses_no_item(owner):
             await asyncio.sleep(n % 10 / 10_000)
             return tasks
 
-        tasks = asyncio.run(main())
+        tasks = run(main())
         number += 5
         taken += sum(not task.cancelled() for task in tasks)
     left = [channel.take(10) for _ in range(number - taken)]
@@ -131,7 +139,7 @@ def test_a_loop_that_ends_loses_no_item(owner):
     assert channel.isempty()
 
 
-def test_cancelled_waits_leave_nothing_at_the_owner(owner):
+def test_cancelled_waits_leave_nothing_at_the_owner(owner, run):
     channel, future = make(1, owner), d.Future(owner)
 
     async def main() -> None:
@@ -142,7 +150,7 @@ def test_cancelled_waits_leave_nothing_at_the_owner(owner):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    asyncio.run(main())
+    run(main())
     wait_until(lambda: d.stats()["calls_outstanding"] == 0)
     channel.put("kept")
     assert channel.take(5) == "kept"
@@ -150,7 +158,7 @@ def test_cancelled_waits_leave_nothing_at_the_owner(owner):
     assert future.fetch(5) == 1
 
 
-def test_two_tasks_and_a_thread_await_one_future(workers):
+def test_two_tasks_and_a_thread_await_one_future(workers, run):
     for n in range(50):
         future = d.Future(workers[0])
         fetched: list[Any] = []
@@ -163,7 +171,7 @@ def test_two_tasks_and_a_thread_await_one_future(workers):
             d.remote_do(d.Future.put, workers[1], future, n)
             return await asyncio.gather(*tasks)
 
-        assert asyncio.run(main()) == [n, n]
+        assert run(main()) == [n, n]
         thread.join(10)
         assert fetched == [n]
 
@@ -176,7 +184,7 @@ async def turns_until(done: asyncio.Event) -> int:
     return turns
 
 
-def test_workers_for_a_block_leave_the_loop_free(workers):
+def test_workers_for_a_block_leave_the_loop_free(workers, run):
     """`async with cluster(n)` starts and ends workers while other tasks run."""
 
     async def main() -> tuple[list[int], list[int], int]:
@@ -187,13 +195,13 @@ def test_workers_for_a_block_leave_the_loop_free(workers):
         done.set()
         return pids, values, await ticking
 
-    pids, values, turns = asyncio.run(main())
+    pids, values, turns = run(main())
     assert pids == values
     assert not set(pids) & set(d.procs())
     assert turns > 5
 
 
-def test_a_block_of_asyncio_ends_its_workers_after_an_error(workers):
+def test_a_block_of_asyncio_ends_its_workers_after_an_error(workers, run):
     async def main() -> None:
         async with d.cluster(1) as pids:
             seen.extend(pids)
@@ -201,12 +209,12 @@ def test_a_block_of_asyncio_ends_its_workers_after_an_error(workers):
 
     seen: list[int] = []
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(main())
+        run(main())
     assert not set(seen) & set(d.procs())
     with pytest.raises(ValueError, match="negative"):
-        asyncio.run(enter(d.cluster(-1)))
+        run(enter(d.cluster(-1)))
     with pytest.raises(TypeError, match="no_such_keyword"):
-        asyncio.run(enter(d.cluster(1, no_such_keyword=1)))
+        run(enter(d.cluster(1, no_such_keyword=1)))
 
 
 async def enter(cluster: Any) -> list[int]:
@@ -235,7 +243,7 @@ class Slow(d.LocalManager):
         self.goes_on.wait(30)
 
 
-def test_cancelling_while_workers_start_ends_them(workers):
+def test_cancelling_while_workers_start_ends_them(workers, run):
     """Cancelled while they start: the task goes on once they have ended, long before the start has."""
     before = d.procs()
     manager = Slow(1)
@@ -253,14 +261,14 @@ def test_cancelling_while_workers_start_ends_them(workers):
             await task
         return loop.time() - since
 
-    assert asyncio.run(main()) < 20
+    assert run(main()) < 20
     manager.goes_on.set()
     assert d.procs() == before
     assert len(manager.launched) == 1
     wait_until(lambda: not alive(manager.launched[0]))
 
 
-def test_cancelling_the_task_cancels_the_call(owner, tmp_path):
+def test_cancelling_the_task_cancels_the_call(owner, tmp_path, run):
     """The call is interrupted where it runs, and never begins where it has not; others go on."""
     begun = tmp_path / "begun"
 
@@ -279,12 +287,12 @@ def test_cancelling_the_task_cancels_the_call(owner, tmp_path):
             await asyncio.wait_for(get(d.remotecall(nap, owner, 60)), 0.05)
         assert await d.remotecall(abs, owner, -1) == 1
 
-    asyncio.run(main())
+    run(main())
     wait_until(lambda: d.stats(owner)["calls_running"] == 0)
     wait_until(lambda: d.stats()["calls_outstanding"] == 0)
 
 
-def test_a_shielded_call_goes_on(owner):
+def test_a_shielded_call_goes_on(owner, run):
     async def main() -> int:
         future = d.remotecall(slowly, owner, 5)
         shielded = asyncio.ensure_future(get(future))
@@ -293,7 +301,7 @@ def test_a_shielded_call_goes_on(owner):
         value: int = await shielded
         return value
 
-    assert asyncio.run(main()) == 5
+    assert run(main()) == 5
 
 
 def slowly(x: int) -> int:
@@ -325,10 +333,10 @@ def test_anyio(workers, backend):
     wait_until(lambda: d.stats(workers[0])["calls_running"] == 0)
 
 
-def test_loops_on_two_threads_await_one_future(workers):
+def test_loops_on_two_threads_await_one_future(workers, run):
     future = d.remotecall(slowly, workers[0], 7)
     values: list[int] = []
-    threads = [threading.Thread(target=lambda: values.append(asyncio.run(get(future)))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: values.append(run(get(future)))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
