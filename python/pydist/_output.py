@@ -83,11 +83,20 @@ class Stream:
         target = self._target()
         try:
             if target is not None:
-                target.write(text)
-                target.flush()
+                _write(target, text)
         except Exception:
             # Whatever is wrong with the output of this process, its workers are not to suffer from it.
             return
+
+
+def _write(target: TextIO, text: str) -> None:
+    """Writes whole lines, above the bars of tqdm where there are some, which are torn else."""
+    bars = sys.modules.get("tqdm.std")
+    if bars is not None and getattr(bars.tqdm, "_instances", None):
+        bars.tqdm.write(text, file=target, end="")
+    else:
+        target.write(text)
+    target.flush()
 
 
 class Followed(Protocol):
