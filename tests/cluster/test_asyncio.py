@@ -1,6 +1,7 @@
 """Futures and channels in asyncio: thousands at once without threads, cancelling, ends of loops."""
 
 import asyncio
+import itertools
 import math
 import threading
 from collections.abc import Callable, Coroutine
@@ -302,6 +303,82 @@ def test_a_shielded_call_goes_on(owner, run):
         return value
 
     assert run(main()) == 5
+
+
+def squared(x: int) -> int:
+    if x < 0:
+        raise ValueError(f"negative: {x}")
+    return x * x
+
+
+def test_values_of_a_map_come_while_the_loop_goes_on(workers, run):
+    async def main() -> tuple[list[int], int]:
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        turning = asyncio.create_task(turn())
+        values = [value async for value in d.pgenerate(squared, range(2000))]
+        turning.cancel()
+        return values, turns
+
+    values, turns = run(main())
+    assert values == [x * x for x in range(2000)]
+    assert turns > 1
+
+
+def test_an_error_of_a_map_comes_after_the_values_before_it(workers, run):
+    values: list[int] = []
+
+    async def main() -> None:
+        async for value in d.pgenerate(squared, [1, 2, -3, 4], batch_size=1):
+            values.append(value)
+
+    with pytest.raises(ValueError, match="negative: -3"):
+        run(main())
+    assert values == [1, 4]
+
+
+@pytest.mark.parametrize("end", ["break", "cancel"])
+def test_a_map_that_is_left_ends(workers, run, end):
+    async def use() -> None:
+        async for _ in d.pgenerate(nap, itertools.chain([0, 0], itertools.repeat(60)), batch_size=1):
+            if end == "break":
+                break
+
+    async def main() -> None:
+        if end == "break":
+            await use()
+            return
+        task = asyncio.create_task(use())
+        busy = [pid for pid in workers if pid > 1]
+        while sum(d.stats(pid)["calls_running"] for pid in busy) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+    wait_until(lambda: all(d.stats(pid)["calls_running"] == 0 for pid in workers))
+    assert d.stats()["calls_outstanding"] == 0
+
+
+def test_values_are_taken_in_one_way(workers, run):
+    async def take(values: Any) -> list[int]:
+        return [value async for value in values]
+
+    begun = d.pgenerate(squared, range(4))
+    assert next(begun) == 0
+    with pytest.raises(RuntimeError, match="taken by `for`"):
+        run(take(begun))
+    assert list(begun) == [1, 4, 9]
+    values = d.pgenerate(squared, range(4))
+    assert run(take(values)) == [0, 1, 4, 9]
+    assert list(values) == []
 
 
 def slowly(x: int) -> int:
