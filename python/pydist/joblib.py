@@ -12,13 +12,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from joblib._parallel_backends import (
-    AutoBatchingMixin,
-    FallbackToBackend,
-    ParallelBackendBase,
-    SequentialBackend,
-)
-from joblib.parallel import cpu_count, register_parallel_backend
+try:
+    from joblib._parallel_backends import (
+        AutoBatchingMixin,
+        FallbackToBackend,
+        ParallelBackendBase,
+        SequentialBackend,
+    )
+    from joblib.parallel import cpu_count, register_parallel_backend
+except ModuleNotFoundError as error:
+    if error.name != "joblib":
+        raise
+    raise ImportError(
+        'pydist.joblib needs joblib, which is not installed: pip install "pydist[joblib]"'
+    ) from error
 
 from ._cluster import shared_workers
 from .executor import Executor

@@ -263,6 +263,25 @@ def test_a_parallel_that_fails_ends_no_other():
     assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
 
 
+def test_without_joblib_the_extra_is_named():
+    done = run_script("""
+        import sys
+        class Without:
+            def find_spec(self, name, path, target=None):
+                if name == "joblib":
+                    raise ModuleNotFoundError("No module named 'joblib'", name="joblib")
+        sys.meta_path.insert(0, Without())
+        try:
+            import pydist.joblib
+        except ImportError as error:
+            print(error)
+        """)
+    assert (done.stdout, done.stderr) == (
+        'pydist.joblib needs joblib, which is not installed: pip install "pydist[joblib]"\n',
+        "",
+    )
+
+
 def test_importing_joblib_costs_nothing_where_it_is_not_wanted():
     code = "import sys, pydist; assert 'joblib' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
