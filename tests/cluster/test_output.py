@@ -4,6 +4,8 @@ import io
 import os
 import re
 
+import pytest
+
 from pydist import _output
 from support import run_script, wait_until
 
@@ -68,3 +70,41 @@ def test_lines_of_workers_do_not_tear_the_bar_of_a_map():
         f"element {n}" for n in range(20)
     )
     assert any("20/20" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("how", "printed"),
+    [
+        ("prefix", "      From worker 2:\tloaded\n"),
+        ("plain", "loaded\n"),
+        ("off", ""),
+        ("", "      From worker 2:\tloaded\n"),
+    ],
+)
+def test_output_is_shown_as_is_set(how, printed):
+    done = run_script(f"""
+        import os
+        os.environ["PYDIST_OUTPUT"] = {how!r}
+        import pydist as d
+
+        def leave():
+            print("farewell", flush=True)
+            os._exit(3)
+
+        d.addprocs(2)
+        d.remotecall_fetch(print, 2, "loaded")
+        d.rmprocs(2)
+        os.environ["PYDIST_OUTPUT"] = "off"
+        (pid,) = d.addprocs(1)
+        try:
+            d.remotecall_fetch(leave, pid)
+        except d.ProcessExitedException as error:
+            assert "farewell" in str(error), error
+        """)
+    assert (done.stdout, done.stderr, done.returncode) == (printed, "", 0)
+
+
+def test_a_setting_of_the_output_that_makes_no_sense_is_named(d, monkeypatch):
+    monkeypatch.setenv("PYDIST_OUTPUT", "loud")
+    with pytest.raises(ValueError, match="PYDIST_OUTPUT must be prefix, plain or off, not 'loud'"):
+        d.addprocs(1)
