@@ -86,6 +86,8 @@ def test_one_worker_for_each_cpu(argv):
 def test_wrong_input_is_named(argv, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     with pytest.raises(SystemExit) as raised:
         _cli.main(argv)
     out, err = capsys.readouterr()
