@@ -5,6 +5,7 @@ python scripts/check_packages.py dist
 
 from __future__ import annotations
 
+import re
 import sys
 import tarfile
 import tomllib
@@ -16,6 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 WHEEL_MAX = 3_000_000
 """Bytes that a wheel may have."""
+CRATES = ("node", "proto", "py")
+"""The folders of `rust/` that the extension module is made of."""
+RELATIVE_LINK = re.compile(r"(?:\]\(|^\[[^]]+\]: +|(?:href|src)=\")(?!\w+:|#)([^)\s\"]+)", re.MULTILINE)
+"""A link of Markdown, or of HTML in it, to a file beside the page."""
 
 
 def check_wheel(wheel: Path, project: dict[str, object]) -> list[str]:
@@ -49,8 +54,10 @@ def check_sdist(sdist: Path, project: dict[str, object]) -> list[str]:
         info = archive.extractfile(f"{sdist.name.removesuffix('.tar.gz')}/PKG-INFO")
         assert info is not None
         metadata = message_from_string(info.read().decode())
-    wanted = {"Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "pyproject.toml", "python/pydist/py.typed"}
-    sources = {str(path.relative_to(ROOT)) for path in ROOT.glob("rust/*/src/**/*.rs")}
+    wanted = {"Cargo.lock", "Cargo.toml", "LICENSE", "pyproject.toml", "python/pydist/py.typed"}
+    wanted |= {str(path.relative_to(ROOT)) for path in ROOT.glob("*.md")}
+    patterns = [*(f"rust/{crate}/src/**/*.rs" for crate in CRATES), "docs/**/*.md", "examples/*.py"]
+    sources = {str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern)}
     return _needs(metadata, project) + [f"lacks {name}" for name in sorted((wanted | sources) - names)]
 
 
@@ -68,7 +75,25 @@ def _needs(metadata: Message, project: dict[str, object]) -> list[str]:
         wrong.append(f"needs Python {metadata['Requires-Python']}")
     if metadata["License-Expression"] != project["license"]:
         wrong.append(f"has the licence {metadata['License-Expression']}")
-    return wrong
+    return wrong + [
+        f"links to {link}, which an index does not have" for link in relative_links(_page(metadata))
+    ]
+
+
+def relative_links(page: str) -> list[str]:
+    """Give the links of a page that lead nowhere once it stands alone.
+
+    >>> relative_links("[a](docs/a.md) [b](#b) ![c](c.png) [d](https://example.org)")
+    ['docs/a.md', 'c.png']
+    """
+    return RELATIVE_LINK.findall(page)
+
+
+def _page(metadata: Message) -> str:
+    """Give what an index shows of a package."""
+    page = metadata.get_payload()
+    assert isinstance(page, str)
+    return page
 
 
 def main() -> None:

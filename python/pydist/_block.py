@@ -46,9 +46,9 @@ class Cluster(contextlib.ContextDecorator):
             pids.extend(_cluster.start_workers(self._n, self._params, given_up))
 
         try:
-            await _in_thread(start, given_up.set)
+            await in_thread(start, given_up.set)
         except asyncio.CancelledError:
-            await _in_thread(lambda: _cluster.rmprocs(pids))
+            await in_thread(lambda: _cluster.rmprocs(pids))
             raise
         return self._enter(pids)
 
@@ -56,7 +56,7 @@ class Cluster(contextlib.ContextDecorator):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pids = self._entered.pop()
-        await _in_thread(lambda: _cluster.rmprocs(pids))
+        await in_thread(lambda: _cluster.rmprocs(pids))
 
 
 def cluster(n: Any = None, **params: Any) -> Cluster:
@@ -86,7 +86,7 @@ def cluster(n: Any = None, **params: Any) -> Cluster:
     return Cluster(n, params)
 
 
-async def _in_thread(act: Callable[[], T], give_up: Callable[[], None] = lambda: None) -> T:
+async def in_thread(act: Callable[[], T], give_up: Callable[[], None] = lambda: None) -> T:
     """Runs something on a thread of its own, and waits for its end even where the task is cancelled."""
     import asyncio
 

@@ -81,6 +81,18 @@ def shared_max() -> int:
     return int(_number("PYDIST_SHARED_MAX", float(1 << 30), zero=True))
 
 
+def output() -> str:
+    """What becomes of lines that workers print: `PYDIST_OUTPUT`, `prefix` by default.
+
+    `prefix` prints them here with the id of the worker in front, `plain` without it, `off` not at all. The
+    last ones are in the error of a worker that dies in any case.
+    """
+    text = os.environ.get("PYDIST_OUTPUT", "") or "prefix"
+    if text not in ("prefix", "plain", "off"):
+        raise ValueError(f"the environment variable PYDIST_OUTPUT must be prefix, plain or off, not {text!r}")
+    return text
+
+
 def dashboard() -> int | None:
     """The port on 127.0.0.1 of a dashboard that programs have unasked: `PYDIST_DASHBOARD`, none by default.
 

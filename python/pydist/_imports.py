@@ -15,6 +15,7 @@ def load(name: str) -> ModuleType:
     """Imports a module of pydist, on a thread of its own where it is not there yet.
 
     An interrupt ends the wait, not the import: one that is broken off can leave its lock taken for ever.
+    Where no thread can be had, as under Python 3.12 once the main one has ended, this one does it.
 
     Parameters:
         name: of the module, without the package.
@@ -31,7 +32,10 @@ def load(name: str) -> ModuleType:
         except BaseException as error:
             done.put(error)
 
-    _interrupts.start_thread(threading.Thread(target=run, name="pydist-import", daemon=True))
+    try:
+        _interrupts.start_thread(threading.Thread(target=run, name="pydist-import", daemon=True))
+    except RuntimeError:
+        run()
     result = done.get()
     if isinstance(result, BaseException):
         raise result

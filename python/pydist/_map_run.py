@@ -89,6 +89,7 @@ class Run:
         self._next = 0
         self._error: tuple[int, Exception] | None = None
         self._next_look = 0.0
+        self._stopped = False
         self._singles = self._make_singles() if plan.size == 1 and isinstance(team, Team) else None
 
     def _make_singles(self) -> _core.Singles | None:
@@ -117,9 +118,14 @@ class Run:
             values[first : first + len(piece)] = piece
         return values
 
+    def stop(self) -> None:
+        """Has `next_piece` return None soon on whatever thread it waits."""
+        self._stopped = True
+        self._queue.push(WAKE)
+
     def next_piece(self) -> list[Any] | None:
         """Returns the values that come next, as many as there are; None at the end."""
-        while True:
+        while not self._stopped:
             self._dispatch()
             piece = self._pieces.pop(self._next, None)
             if piece is not None:
@@ -132,6 +138,7 @@ class Run:
             if self._schedule.is_done():
                 return None
             self._await()
+        return None
 
     def _await(self) -> None:
         """Waits until something has come in, and takes it."""

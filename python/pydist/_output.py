@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TextIO, TypeAlias, TypeVar, cast
 
-from . import _core
+from . import _config, _core
 
 T = TypeVar("T")
 _Done: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
@@ -43,7 +43,9 @@ class Stream:
         self.ended = threading.Event()
         self.passed_on = 0
         self._target = target
-        self._prefix = f"      From worker {pid}:\t" if prefixed else ""
+        how = _config.output()
+        self._is_off = how == "off"
+        self._prefix = f"      From worker {pid}:\t" if prefixed and how == "prefix" else ""
         self._partial = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -79,15 +81,26 @@ class Stream:
         lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n")
         if tap is not None:
             tap(self.pid, self._target is stderr, lines)
+        if self._is_off:
+            return
         text = "".join(f"{self._prefix}{line}\n" for line in lines)
         target = self._target()
         try:
             if target is not None:
-                target.write(text)
-                target.flush()
+                _write(target, text)
         except Exception:
             # Whatever is wrong with the output of this process, its workers are not to suffer from it.
             return
+
+
+def _write(target: TextIO, text: str) -> None:
+    """Writes whole lines, above the bars of tqdm where there are some, which are torn else."""
+    bars = sys.modules.get("tqdm.std")
+    if bars is not None and getattr(bars.tqdm, "_instances", None):
+        bars.tqdm.write(text, file=target, end="")
+    else:
+        target.write(text)
+    target.flush()
 
 
 class Followed(Protocol):

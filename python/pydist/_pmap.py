@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from typing import Any
 
-from . import _calls, _core, _session
+from . import _block, _calls, _core, _session
 from ._abstract_pool import AbstractWorkerPool
 from ._elements import Elements
 from ._functions import SentFunction
@@ -102,18 +103,19 @@ def pgenerate(
     retry_check: RetryCheck | None = None,
     respawn: bool = False,
     progress: Any = False,
-) -> Iterator[Any]:
+) -> Values:
     """Calls a function on every element, on the workers, and yields the values in order as they come.
 
     It starts when the first value is asked for, and has a bounded number of elements under way, so that the
     iterables may be endless. An error is raised after the values before it. When the iterator is closed or
-    dropped, what runs is interrupted.
+    dropped, what runs is interrupted. `async for` does not block the loop: the iterables are read on other
+    threads then.
 
     Parameters:
         f: as for `pmap`, and so are the others.
 
     Returns:
-        An iterator, with `close()`.
+        An iterator, with `close()`, for `async for` too.
 
     Raises:
         What `pmap` raises; for wrong parameters at once.
@@ -127,13 +129,54 @@ def pgenerate(
     >>> squares.close()
     """
     options = (distributed, batch_size, on_error, retry_delays, retry_check, respawn, progress)
-    return _generate(_prepare("pgenerate", f, iterables, pool, True, *options))
+    return Values(_prepare("pgenerate", f, iterables, pool, True, *options))
 
 
 _Start = Callable[[], tuple[Run, SentFunction, bool]]
 
 
-def _generate(start: _Start) -> Iterator[Any]:
+class Values(Iterator[Any]):
+    """The values of a map, as they come: by `for` and `next`, or by `async for`."""
+
+    def __init__(self, start: _Start) -> None:
+        self._start = start
+        self._values = _generate(start)
+        self._later: AsyncGenerator[Any, None] | None = None
+
+    def __next__(self) -> Any:
+        return next(self._values)
+
+    def close(self) -> None:
+        """Ends the map; what runs is interrupted."""
+        self._values.close()
+
+    def __aiter__(self) -> AsyncGenerator[Any, None]:
+        if self._later is None:
+            if inspect.getgeneratorstate(self._values) != inspect.GEN_CREATED:
+                raise RuntimeError("these values are taken by `for` or `next` already, or closed")
+            self._values.close()
+            self._later = _generate_async(self._start)
+        return self._later
+
+
+async def _generate_async(start: _Start) -> AsyncGenerator[Any, None]:
+    interrupt = True
+    runs: list[Run] = []
+    try:
+        await _block.in_thread(lambda: runs.append(start()[0]))
+        while (piece := await _block.in_thread(runs[0].next_piece, runs[0].stop)) is not None:
+            for value in piece:
+                yield value
+        interrupt = False
+    except Exception:
+        interrupt = False
+        raise
+    finally:
+        for run in runs:
+            run.close(interrupt)
+
+
+def _generate(start: _Start) -> Generator[Any, None, None]:
     run, _, _ = start()
     interrupt = True
     try:

@@ -48,7 +48,7 @@ _unfolding = threading.RLock()
 
 
 def _cause_of(exc: BaseException) -> BaseException | None:
-    """Returns the cause as it is, without making tracebacks."""
+    """Returns what an exception was raised from; of a `RemoteException`, not its original."""
     cause: BaseException | None = _cause_slot.__get__(exc)
     return cause
 
@@ -101,7 +101,8 @@ class RemoteException(Exception):
         if notes:
             self.__dict__["__notes__"] = notes
         if remote.captured is not None:
-            object.__setattr__(self, "__cause__", remote.captured)
+            # As a cause would do. What CPython itself reads as the cause stays empty: the note has it.
+            object.__setattr__(self, "__suppress_context__", True)
 
     @property
     def pid(self) -> int:
@@ -121,13 +122,12 @@ class RemoteException(Exception):
     def __cause__(self) -> BaseException | None:
         """The original, unless it was raised from another one here."""
         cause = _cause_of(self)
-        if cause is None or cause is not self._info.captured:
+        if cause is not None and cause is not self._info.captured:
             return cause
         if sys._getframe(1).f_globals.get("__name__") == "traceback":
             # It prints the frames with the note, and is not to print them twice.
-            return cause if cause.__traceback__ is None else None
-        self._unfold()
-        return cause
+            return None
+        return self.captured
 
     @__cause__.setter
     def __cause__(self, cause: BaseException | None) -> None:

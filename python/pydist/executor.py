@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import itertools
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -27,6 +28,8 @@ T = TypeVar("T")
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 WAKE = (1 << 63) - 1
 """The key under which the thread of an executor is woken with no more to say."""
+THREADS_END_WITH_MAIN = sys.version_info[:2] == (3, 12)
+"""Whether no thread can begin once the main one has ended: what starts workers has to be done by then."""
 
 
 class BrokenWorkers(BrokenExecutor):
@@ -106,8 +109,14 @@ class _Engine:
         self._free: list[int] = []
         self._closed = False
         self._broken: BrokenWorkers | None = None
+        self._started = threading.Event()
         self.thread = threading.Thread(target=self._run, name="pydist-executor", daemon=True)
         self.thread.start()
+
+    def await_workers(self) -> None:
+        """Waits until its workers have been started, or could not be, where they cannot be started later."""
+        if THREADS_END_WITH_MAIN:
+            self._started.wait()
 
     def submit(self, task: _Task) -> None:
         """Takes a call; it goes out at once where a worker is free.
@@ -196,12 +205,14 @@ class _Engine:
         try:
             if self._own is not None:
                 self._pids = _start(self._own, self._params)
+            self._started.set()
             self._prepare()
         except BaseException as error:
             if isinstance(error, LaunchWorkerError):
                 self._pids = error.started
             logging.getLogger("pydist").critical("the workers of an executor cannot be used: %s", error)
             self._break(f"its workers could not be made ready: {error}", error)
+            self._started.set()
         with self._lock:
             self._free = list(reversed(self._pids)) if self._broken is None else []
         self._dispatch()
@@ -436,7 +447,9 @@ class Executor(StandardExecutor):
         """
         future: Future[T] = Future()
         kwargs.update(_otel.carried())
-        self._begun().submit(_Task(future, fn, args, kwargs))
+        engine = self._begun()
+        engine.submit(_Task(future, fn, args, kwargs))
+        engine.await_workers()
         return future
 
     def _begun(self) -> _Engine:

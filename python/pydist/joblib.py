@@ -12,13 +12,20 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from joblib._parallel_backends import (
-    AutoBatchingMixin,
-    FallbackToBackend,
-    ParallelBackendBase,
-    SequentialBackend,
-)
-from joblib.parallel import cpu_count, register_parallel_backend
+try:
+    from joblib._parallel_backends import (
+        AutoBatchingMixin,
+        FallbackToBackend,
+        ParallelBackendBase,
+        SequentialBackend,
+    )
+    from joblib.parallel import cpu_count, register_parallel_backend
+except ModuleNotFoundError as error:
+    if error.name != "joblib":
+        raise
+    raise ImportError(
+        'pydist.joblib needs joblib, which is not installed: pip install "pydist[joblib]"'
+    ) from error
 
 from ._cluster import shared_workers
 from .executor import Executor
@@ -26,6 +33,9 @@ from .executor import Future as ExecutorFuture
 
 OF_MEMORY_MAPPING = ("context", "max_nbytes", "mmap_mode", "temp_folder", "verbose")
 """What `Parallel` passes on to a backend for temporary files and messages that this one does without."""
+
+OF_INITIALIZER = ("initializer", "initargs")
+"""What serves workers that are there already, too."""
 
 
 class _Kept:
@@ -75,7 +85,9 @@ class PydistBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
     Parameters:
         nesting_level: how deep in other `Parallel` it runs.
         inner_max_num_threads: how many threads BLAS and OpenMP may use in a worker that it starts.
-        backend_kwargs: for workers that it starts, as for `addprocs`.
+        backend_kwargs: for workers that it starts, as for `addprocs`. `initializer` and `initargs`, a
+            function to call on each worker first and its arguments, also serve workers that are there:
+            there it is called anew by each `Parallel`.
     """
 
     supports_retrieve_callback = True
@@ -128,11 +140,12 @@ class PydistBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         self._release()
+        given = {**self.backend_kwargs, **backend_kwargs}
         there = shared_workers()
         if there:
-            self._workers, self._is_kept = Executor(workers=there[:count]), False
+            first = {name: given[name] for name in OF_INITIALIZER if name in given}
+            self._workers, self._is_kept = Executor(workers=there[:count], **first), False
             return count
-        given = {**self.backend_kwargs, **backend_kwargs}
         params = {name: value for name, value in given.items() if name not in OF_MEMORY_MAPPING}
         params["env"] = {**self._prepare_worker_env(n_jobs=count), **params.get("env", {})}
         key = (count, repr(sorted(params.items())))
@@ -180,8 +193,14 @@ class PydistBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             executor.shutdown(wait=False)
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
-        """A `Parallel` inside a task uses the workers of the cluster too, where it asks for several jobs."""
-        return PydistBackend(nesting_level=(self.nesting_level or 0) + 1, **self.backend_kwargs), None
+        """A `Parallel` inside a task uses the workers too, where it asks for several jobs; one in that, none.
+
+        So a task that calls itself by a `Parallel` ends by a `RecursionError`, not by taking all threads.
+        """
+        level = (self.nesting_level or 0) + 1
+        if level > 1:
+            return SequentialBackend(nesting_level=level), None
+        return PydistBackend(nesting_level=level, **self.backend_kwargs), 1
 
 
 def _restore(nesting_level: int | None, threads: int | None, kwargs: dict[str, Any]) -> PydistBackend:

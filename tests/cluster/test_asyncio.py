@@ -1,8 +1,10 @@
 """Futures and channels in asyncio: thousands at once without threads, cancelling, ends of loops."""
 
 import asyncio
+import itertools
 import math
 import threading
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -34,7 +36,14 @@ def owner(request: pytest.FixtureRequest, workers: list[int]) -> int:
     return 1 if request.param == "here" else workers[0]
 
 
-def test_ten_thousand_futures_are_awaited_without_threads(owner):
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """What runs a coroutine, on the loop of asyncio or on that of uvloop."""
+    loops: Any = asyncio if request.param == "asyncio" else pytest.importorskip("uvloop")
+    return loops.run
+
+
+def test_ten_thousand_futures_are_awaited_without_threads(owner, run):
     number = 10_000
     futures = [d.Future(owner) for _ in range(number)]
     threads = threading.active_count()
@@ -49,11 +58,11 @@ def test_ten_thousand_futures_are_awaited_without_threads(owner):
         await put
         return values
 
-    assert asyncio.run(main()) == list(range(number))
+    assert run(main()) == list(range(number))
     assert d.stats()["calls_outstanding"] == 0
 
 
-def test_thousands_of_takes_and_puts_at_once(owner):
+def test_thousands_of_takes_and_puts_at_once(owner, run):
     number = 2000
     channel = make(3, owner)
     threads = threading.active_count()
@@ -66,12 +75,12 @@ def test_thousands_of_takes_and_puts_at_once(owner):
         assert threading.active_count() <= threads + 4
         return values
 
-    assert asyncio.run(main()) == list(range(number))
+    assert run(main()) == list(range(number))
     assert channel.isempty()
     assert d.stats()["calls_outstanding"] == 0
 
 
-def test_async_for_ends_with_the_close_and_raises_its_reason(owner):
+def test_async_for_ends_with_the_close_and_raises_its_reason(owner, run):
     channel = make(10, owner)
 
     async def collect() -> list[int]:
@@ -84,14 +93,14 @@ def test_async_for_ends_with_the_close_and_raises_its_reason(owner):
         channel.close()
         return await task
 
-    assert asyncio.run(main()) == list(range(30))
+    assert run(main()) == list(range(30))
     channel = make(1, owner)
     channel.close(LookupError("why"))
     with pytest.raises(LookupError, match="why"):
-        asyncio.run(collect())
+        run(collect())
 
 
-def test_a_cancelled_await_loses_no_value(workers):
+def test_a_cancelled_await_loses_no_value(workers, run):
     """Whenever the task is cancelled, the future can still be fetched."""
     for n in range(200):
         future = d.Future(workers[0])
@@ -105,11 +114,11 @@ def test_a_cancelled_await_loses_no_value(workers):
             if n % 2:
                 await asyncio.gather(task, return_exceptions=True)
 
-        asyncio.run(main())
+        run(main())
         assert future.fetch(timeout=10) == n
 
 
-def test_a_loop_that_ends_loses_no_item(owner):
+def test_a_loop_that_ends_loses_no_item(owner, run):
     """The tasks that asyncio.run cancels at its end give back the items that are on their way."""
     channel = make(math.inf, owner)
     number, taken = 0, 0
@@ -123,7 +132,7 @@ def test_a_loop_that_ends_loses_no_item(owner):
             await asyncio.sleep(n % 10 / 10_000)
             return tasks
 
-        tasks = asyncio.run(main())
+        tasks = run(main())
         number += 5
         taken += sum(not task.cancelled() for task in tasks)
     left = [channel.take(10) for _ in range(number - taken)]
@@ -131,7 +140,7 @@ def test_a_loop_that_ends_loses_no_item(owner):
     assert channel.isempty()
 
 
-def test_cancelled_waits_leave_nothing_at_the_owner(owner):
+def test_cancelled_waits_leave_nothing_at_the_owner(owner, run):
     channel, future = make(1, owner), d.Future(owner)
 
     async def main() -> None:
@@ -142,7 +151,7 @@ def test_cancelled_waits_leave_nothing_at_the_owner(owner):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    asyncio.run(main())
+    run(main())
     wait_until(lambda: d.stats()["calls_outstanding"] == 0)
     channel.put("kept")
     assert channel.take(5) == "kept"
@@ -150,7 +159,7 @@ def test_cancelled_waits_leave_nothing_at_the_owner(owner):
     assert future.fetch(5) == 1
 
 
-def test_two_tasks_and_a_thread_await_one_future(workers):
+def test_two_tasks_and_a_thread_await_one_future(workers, run):
     for n in range(50):
         future = d.Future(workers[0])
         fetched: list[Any] = []
@@ -163,7 +172,7 @@ def test_two_tasks_and_a_thread_await_one_future(workers):
             d.remote_do(d.Future.put, workers[1], future, n)
             return await asyncio.gather(*tasks)
 
-        assert asyncio.run(main()) == [n, n]
+        assert run(main()) == [n, n]
         thread.join(10)
         assert fetched == [n]
 
@@ -176,7 +185,7 @@ async def turns_until(done: asyncio.Event) -> int:
     return turns
 
 
-def test_workers_for_a_block_leave_the_loop_free(workers):
+def test_workers_for_a_block_leave_the_loop_free(workers, run):
     """`async with cluster(n)` starts and ends workers while other tasks run."""
 
     async def main() -> tuple[list[int], list[int], int]:
@@ -187,13 +196,13 @@ def test_workers_for_a_block_leave_the_loop_free(workers):
         done.set()
         return pids, values, await ticking
 
-    pids, values, turns = asyncio.run(main())
+    pids, values, turns = run(main())
     assert pids == values
     assert not set(pids) & set(d.procs())
     assert turns > 5
 
 
-def test_a_block_of_asyncio_ends_its_workers_after_an_error(workers):
+def test_a_block_of_asyncio_ends_its_workers_after_an_error(workers, run):
     async def main() -> None:
         async with d.cluster(1) as pids:
             seen.extend(pids)
@@ -201,12 +210,12 @@ def test_a_block_of_asyncio_ends_its_workers_after_an_error(workers):
 
     seen: list[int] = []
     with pytest.raises(ZeroDivisionError):
-        asyncio.run(main())
+        run(main())
     assert not set(seen) & set(d.procs())
     with pytest.raises(ValueError, match="negative"):
-        asyncio.run(enter(d.cluster(-1)))
+        run(enter(d.cluster(-1)))
     with pytest.raises(TypeError, match="no_such_keyword"):
-        asyncio.run(enter(d.cluster(1, no_such_keyword=1)))
+        run(enter(d.cluster(1, no_such_keyword=1)))
 
 
 async def enter(cluster: Any) -> list[int]:
@@ -235,7 +244,7 @@ class Slow(d.LocalManager):
         self.goes_on.wait(30)
 
 
-def test_cancelling_while_workers_start_ends_them(workers):
+def test_cancelling_while_workers_start_ends_them(workers, run):
     """Cancelled while they start: the task goes on once they have ended, long before the start has."""
     before = d.procs()
     manager = Slow(1)
@@ -253,14 +262,14 @@ def test_cancelling_while_workers_start_ends_them(workers):
             await task
         return loop.time() - since
 
-    assert asyncio.run(main()) < 20
+    assert run(main()) < 20
     manager.goes_on.set()
     assert d.procs() == before
     assert len(manager.launched) == 1
     wait_until(lambda: not alive(manager.launched[0]))
 
 
-def test_cancelling_the_task_cancels_the_call(owner, tmp_path):
+def test_cancelling_the_task_cancels_the_call(owner, tmp_path, run):
     """The call is interrupted where it runs, and never begins where it has not; others go on."""
     begun = tmp_path / "begun"
 
@@ -279,12 +288,12 @@ def test_cancelling_the_task_cancels_the_call(owner, tmp_path):
             await asyncio.wait_for(get(d.remotecall(nap, owner, 60)), 0.05)
         assert await d.remotecall(abs, owner, -1) == 1
 
-    asyncio.run(main())
+    run(main())
     wait_until(lambda: d.stats(owner)["calls_running"] == 0)
     wait_until(lambda: d.stats()["calls_outstanding"] == 0)
 
 
-def test_a_shielded_call_goes_on(owner):
+def test_a_shielded_call_goes_on(owner, run):
     async def main() -> int:
         future = d.remotecall(slowly, owner, 5)
         shielded = asyncio.ensure_future(get(future))
@@ -293,7 +302,83 @@ def test_a_shielded_call_goes_on(owner):
         value: int = await shielded
         return value
 
-    assert asyncio.run(main()) == 5
+    assert run(main()) == 5
+
+
+def squared(x: int) -> int:
+    if x < 0:
+        raise ValueError(f"negative: {x}")
+    return x * x
+
+
+def test_values_of_a_map_come_while_the_loop_goes_on(workers, run):
+    async def main() -> tuple[list[int], int]:
+        turns = 0
+
+        async def turn() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        turning = asyncio.create_task(turn())
+        values = [value async for value in d.pgenerate(squared, range(2000))]
+        turning.cancel()
+        return values, turns
+
+    values, turns = run(main())
+    assert values == [x * x for x in range(2000)]
+    assert turns > 1
+
+
+def test_an_error_of_a_map_comes_after_the_values_before_it(workers, run):
+    values: list[int] = []
+
+    async def main() -> None:
+        async for value in d.pgenerate(squared, [1, 2, -3, 4], batch_size=1):
+            values.append(value)
+
+    with pytest.raises(ValueError, match="negative: -3"):
+        run(main())
+    assert values == [1, 4]
+
+
+@pytest.mark.parametrize("end", ["break", "cancel"])
+def test_a_map_that_is_left_ends(workers, run, end):
+    async def use() -> None:
+        async for _ in d.pgenerate(nap, itertools.chain([0, 0], itertools.repeat(60)), batch_size=1):
+            if end == "break":
+                break
+
+    async def main() -> None:
+        if end == "break":
+            await use()
+            return
+        task = asyncio.create_task(use())
+        busy = [pid for pid in workers if pid > 1]
+        while sum(d.stats(pid)["calls_running"] for pid in busy) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(main())
+    wait_until(lambda: all(d.stats(pid)["calls_running"] == 0 for pid in workers))
+    assert d.stats()["calls_outstanding"] == 0
+
+
+def test_values_are_taken_in_one_way(workers, run):
+    async def take(values: Any) -> list[int]:
+        return [value async for value in values]
+
+    begun = d.pgenerate(squared, range(4))
+    assert next(begun) == 0
+    with pytest.raises(RuntimeError, match="taken by `for`"):
+        run(take(begun))
+    assert list(begun) == [1, 4, 9]
+    values = d.pgenerate(squared, range(4))
+    assert run(take(values)) == [0, 1, 4, 9]
+    assert list(values) == []
 
 
 def slowly(x: int) -> int:
@@ -325,10 +410,10 @@ def test_anyio(workers, backend):
     wait_until(lambda: d.stats(workers[0])["calls_running"] == 0)
 
 
-def test_loops_on_two_threads_await_one_future(workers):
+def test_loops_on_two_threads_await_one_future(workers, run):
     future = d.remotecall(slowly, workers[0], 7)
     values: list[int] = []
-    threads = [threading.Thread(target=lambda: values.append(asyncio.run(get(future)))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: values.append(run(get(future)))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

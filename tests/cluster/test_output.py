@@ -2,9 +2,12 @@
 
 import io
 import os
+import re
+
+import pytest
 
 from pydist import _output
-from support import wait_until
+from support import run_script, wait_until
 
 
 def test_drain_returns_once_all_that_was_printed_is_passed_on(d, workers):
@@ -42,3 +45,66 @@ def test_a_job_may_drain_streams_that_are_about_to_be_read(d, workers):
     for stream in streams:
         wait_until(stream.ended.is_set)
     assert printed.getvalue().count("late") == 4
+
+
+def test_lines_of_workers_do_not_tear_the_bar_of_a_map():
+    done = run_script("""
+        import sys
+        import pydist as d
+        from tqdm import tqdm
+
+        def bar(total):
+            return tqdm(total=total, file=sys.stdout, ncols=60, mininterval=0)
+
+        def speak(n):
+            print("element", n, flush=True)
+
+        d.addprocs(2)
+        d.pmap(speak, range(20), batch_size=1, progress=bar)
+        d.rmprocs(d.workers())
+        """)
+    assert (done.stderr, done.returncode) == ("", 0)
+    pieces = re.split(r"[\r\n]", done.stdout)
+    spoken = [piece for piece in pieces if "From worker" in piece]
+    assert sorted(re.sub(r"^      From worker \d+:\t", "", piece) for piece in spoken) == sorted(
+        f"element {n}" for n in range(20)
+    )
+    assert any("20/20" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("how", "printed"),
+    [
+        ("prefix", "      From worker 2:\tloaded\n"),
+        ("plain", "loaded\n"),
+        ("off", ""),
+        ("", "      From worker 2:\tloaded\n"),
+    ],
+)
+def test_output_is_shown_as_is_set(how, printed):
+    done = run_script(f"""
+        import os
+        os.environ["PYDIST_OUTPUT"] = {how!r}
+        import pydist as d
+
+        def leave():
+            print("farewell", flush=True)
+            os._exit(3)
+
+        d.addprocs(2)
+        d.remotecall_fetch(print, 2, "loaded")
+        d.rmprocs(2)
+        os.environ["PYDIST_OUTPUT"] = "off"
+        (pid,) = d.addprocs(1)
+        try:
+            d.remotecall_fetch(leave, pid)
+        except d.ProcessExitedException as error:
+            assert "farewell" in str(error), error
+        """)
+    assert (done.stdout, done.stderr, done.returncode) == (printed, "", 0)
+
+
+def test_a_setting_of_the_output_that_makes_no_sense_is_named(d, monkeypatch):
+    monkeypatch.setenv("PYDIST_OUTPUT", "loud")
+    with pytest.raises(ValueError, match="PYDIST_OUTPUT must be prefix, plain or off, not 'loud'"):
+        d.addprocs(1)

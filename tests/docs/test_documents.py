@@ -15,6 +15,7 @@ ELSEWHERE = {"howto/notebooks.md", "howto/slurm.md", "howto/kubernetes.md"}
 """Pages that are run by other tests: as a notebook, in a Slurm, with a worker that dials in."""
 PAGES = [
     ROOT / "README.md",
+    ROOT / "python" / "README.md",
     DOCS / "index.md",
     DOCS / "tutorial.md",
     DOCS / "dashboard.md",

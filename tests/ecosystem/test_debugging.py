@@ -110,6 +110,47 @@ def test_what_is_printed_shows_the_lines_once(worker):
         assert text.count(f"On worker {worker} (") == 1
 
 
+@pytest.mark.parametrize("look", ["pass", "error.__cause__", "error.captured.__cause__"])
+def test_python_prints_an_uncaught_error_once(run_script, look):
+    done = run_script(f"""
+        import pydist as d
+
+        def fail(x):
+            try:
+                [][x]
+            except IndexError as error:
+                raise ValueError("cannot") from error  # the culprit
+
+        (worker,) = d.addprocs(1)
+        try:
+            {{}}["here"]
+        except KeyError:
+            try:
+                d.remotecall_fetch(fail, worker, 3)
+            except ValueError as error:
+                {look}
+                raise
+        """)
+    lines = done.stderr.splitlines()
+    assert sum("# the culprit" in line for line in lines) == 1
+    assert sum("[][x]" in line for line in lines) == 1
+    assert lines.count("ValueError: cannot") == 2  # of the error, and of the text in its note
+    assert lines.count("IndexError: list index out of range") == 1
+    assert lines[0] == "Traceback (most recent call last):"
+
+
+@pytest.mark.parametrize("kind", ["from other", "from error.captured", "from None", ""])
+def test_an_error_that_is_raised_from_another_one(worker, kind):
+    error = caught(worker, "count", 5)
+    other = LookupError("other")
+    with pytest.raises(ValueError, match="cannot count") as info:
+        exec(f"raise error {kind}", {"error": error, "other": other})
+    assert info.value.__cause__ is (other if kind == "from other" else error.captured)
+    text = "".join(traceback.format_exception(info.value))
+    assert text.count("# the line that fails") == 1
+    assert ("LookupError: other\n\nThe above" in text) == (kind == "from other")
+
+
 def test_post_mortem_shows_the_lines_of_the_worker(worker):
     error = caught(worker, "count", 5)
     out = io.StringIO()

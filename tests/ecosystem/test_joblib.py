@@ -147,6 +147,43 @@ def test_parallel_inside_a_task(on_pydist):
     assert results == [[i * i for i in range(n)] for n in range(6)]
 
 
+def level_of(depth: int) -> list[tuple[str, int | None, int]]:
+    made = Parallel()
+    here = (type(made._backend).__name__, made._backend.nesting_level, made._effective_n_jobs())
+    return [here] if not depth else [here, *Parallel(n_jobs=2)(delayed(level_of)(depth - 1) for _ in "a")[0]]
+
+
+def test_a_parallel_that_asks_for_no_jobs_runs_alone_in_a_task(on_pydist):
+    levels = Parallel(n_jobs=2)(delayed(level_of)(2) for _ in range(2))
+    assert levels == [[("PydistBackend", 1, 1), ("SequentialBackend", 2, 1), ("SequentialBackend", 2, 1)]] * 2
+
+
+def endless(n_jobs: int | None) -> None:
+    Parallel(n_jobs=n_jobs)(delayed(endless)(n_jobs) for _ in range(2))
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_an_endless_recursion_of_tasks_ends_with_an_error(on_pydist, n_jobs):
+    with pytest.raises(RecursionError):
+        endless(n_jobs)
+
+
+def set_mark(text: str) -> None:
+    d.__dict__["mark_of_a_test"] = text
+
+
+def mark() -> object:
+    return d.__dict__.pop("mark_of_a_test", None)
+
+
+def test_an_initializer_runs_on_workers_that_are_there(workers):
+    with joblib.parallel_config(backend="pydist", n_jobs=2, initializer=set_mark, initargs=("set",)):
+        marks = Parallel(batch_size=1)(delayed(mark)() for _ in range(20))
+    assert set(marks) <= {"set", None}
+    assert marks.count("set") == 2
+    assert [d.remotecall_fetch(mark, pid) for pid in workers] == [None] * len(workers)
+
+
 def test_the_backend_travels(workers):
     made = pickle.loads(pickle.dumps(backend.PydistBackend(2, inner_max_num_threads=3)))
     assert type(made) is backend.PydistBackend
@@ -224,6 +261,25 @@ def test_a_parallel_that_fails_ends_no_other():
         print(results == [list(range(40))])
         """)
     assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
+
+
+def test_without_joblib_the_extra_is_named():
+    done = run_script("""
+        import sys
+        class Without:
+            def find_spec(self, name, path, target=None):
+                if name == "joblib":
+                    raise ModuleNotFoundError("No module named 'joblib'", name="joblib")
+        sys.meta_path.insert(0, Without())
+        try:
+            import pydist.joblib
+        except ImportError as error:
+            print(error)
+        """)
+    assert (done.stdout, done.stderr) == (
+        'pydist.joblib needs joblib, which is not installed: pip install "pydist[joblib]"\n',
+        "",
+    )
 
 
 def test_importing_joblib_costs_nothing_where_it_is_not_wanted():

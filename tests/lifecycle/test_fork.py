@@ -5,10 +5,12 @@ import pytest
 from support import run_script
 
 START = """
-    import gc, os, signal, sys, threading, time
+    import gc, os, signal, sys, threading, time, warnings
     import pydist as d
     from support import nap
 
+    # Python warns so since 3.12 of a fork of any process that has threads.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     pids = d.addprocs(2)
     ospids = [d.remotecall_fetch(os.getpid, pid) for pid in pids]
 

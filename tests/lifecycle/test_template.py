@@ -149,7 +149,7 @@ def test_workers_that_were_made_ahead_and_are_not_wanted_are_ended(d, fresh_work
     current = template()
     assert current is not None
     here = psutil.Process().children()
-    with pytest.raises(ValueError, match="there is no folder|must have the same"):
+    with pytest.raises(ValueError, match=r"there is no folder|must have the same"):
         d.addprocs(3, **wrong)
     assert set(psutil.Process().children()) <= {*here, *([new] if (new := template()) else [])}
     assert d.workers() == [pid]

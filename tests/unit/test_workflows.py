@@ -36,6 +36,39 @@ def test_the_release_has_the_wheels_of_the_documentation():
     assert tags == {(build["with"]["manylinux"], target) for target in targets}
 
 
+def test_wheels_for_macos_are_described_and_skipped():
+    jobs = yaml.safe_load((FOLDER / "release.yml").read_text())["jobs"]
+    job, check = jobs["wheels-macos"], jobs["check"]
+    page = (ROOT / "docs" / "releasing.md").read_text().partition("## macOS")[2]
+    (variable,) = re.findall(r"`(MACOS_\w+)` to `true`", page)
+    assert job["if"] == f"vars.{variable} == 'true'"
+    assert {entry["target"] for entry in job["strategy"]["matrix"]["include"]} == {
+        "x86_64-apple-darwin",
+        "aarch64-apple-darwin",
+    }
+    assert "wheels-macos" in check["needs"]
+    linux = len(jobs["wheels"]["strategy"]["matrix"]["include"])
+    assert check["env"]["PACKAGES"] == f"${{{{ vars.{variable} == 'true' && {linux + 3} || {linux + 1} }}}}"
+
+
+def test_a_job_that_is_skipped_keeps_no_release_back():
+    jobs = yaml.safe_load((FOLDER / "release.yml").read_text())["jobs"]
+    assert jobs["check"]["if"] == "${{ !cancelled() && !failure() }}"
+    assert "!cancelled()" in jobs["publish"]["if"]
+    assert "needs.check.result == 'success'" in jobs["publish"]["if"]
+    assert "github.ref_type == 'tag'" in jobs["publish"]["if"]
+
+
+def test_all_versions_of_python_that_are_promised_are_tested():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    promised = [
+        found[1] for line in project["classifiers"] if (found := re.fullmatch(r".* :: (3\.\d+)", line))
+    ]
+    matrix = yaml.safe_load((FOLDER / "ci.yml").read_text())["jobs"]["all"]["strategy"]["matrix"]
+    assert matrix["python"] == promised
+    assert project["requires-python"] == f">={promised[0]}"
+
+
 def test_publishing_waits_for_the_checks_and_has_no_password():
     publish = yaml.safe_load((FOLDER / "release.yml").read_text())["jobs"]["publish"]
     assert publish["needs"] == "check"

@@ -42,5 +42,6 @@ def check(manager: ClusterManager, params: dict[str, Any]) -> dict[str, Any]:
     made["tls"] = _tls.check(made["tls"], made["allow_plaintext"])
     if made["timeout"] is not None and not made["timeout"] > 0:
         raise ValueError(f"timeout must be a positive number of seconds, not {made['timeout']!r}")
+    _config.output()  # raises here what is wrong with it
     made["timeout"] = _config.worker_timeout() if made["timeout"] is None else float(made["timeout"])
     return made

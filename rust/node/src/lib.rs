@@ -1,5 +1,10 @@
 //! What connects the state machine of a process to the operating system: sockets, one reactor thread, waiting.
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "pydist runs on Linux alone: its core needs epoll, futexes, memory files and the death signal of parents"
+);
+
 mod connecting;
 mod cork;
 mod credit;
