@@ -556,11 +556,7 @@ impl Link {
     }
 
     /// Hands slices to the socket, through the session where there is one.
-    pub(crate) fn write(
-        &self,
-        slices: &[IoSlice<'_>],
-        file: Option<BorrowedFd<'_>>,
-    ) -> Result<usize, Errno> {
+    pub(crate) fn write(&self, slices: &[IoSlice<'_>], file: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
         match self.session.get() {
             Some(session) => session.lock().send(self.fd(), slices),
             None => send_vectored(self.fd(), slices, file).inspect(|n| self.ways.went_through_socket(*n)),

@@ -19,12 +19,11 @@
 //! before it looks at them; the seals of the file keep its pages there. A lying end spoils its own stream alone. A
 //! writer that dies while it writes has not told of its bytes.
 
-use std::cell::UnsafeCell;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions};
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -52,18 +51,12 @@ struct Words {
     spins: Line<AtomicU32>,
 }
 
-enum Owner {
-    Mapped(#[allow(dead_code)] MmapRaw),
-    /// For tests.
-    #[allow(dead_code)]
-    Heap(Box<(Words, UnsafeCell<[u8; SIZE]>)>),
-}
-
 /// The memory that both ends share.
 struct Memory {
     words: NonNull<Words>,
     data: NonNull<u8>,
-    _owner: Owner,
+    /// What keeps it there: a map, or in tests memory of this process.
+    _owner: Box<dyn Send + Sync>,
 }
 
 // SAFETY: the words are atomic. The bytes are written by the writer's end alone, in places that the reader's end has told
@@ -84,7 +77,7 @@ impl Memory {
             words: front.cast(),
             // SAFETY: the map has `FILE_LEN` bytes.
             data: unsafe { front.add(PAGE) },
-            _owner: Owner::Mapped(map),
+            _owner: Box::new(map),
         })
     }
 
@@ -190,7 +183,11 @@ impl Reader {
 
     /// Begins to spin, or stops: then it is to be looked once more whether it is empty.
     pub(crate) fn set_spins(&self, spins: bool) {
-        self.memory.words().spins.0.store(u32::from(spins), Ordering::SeqCst);
+        self.memory
+            .words()
+            .spins
+            .0
+            .store(u32::from(spins), Ordering::SeqCst);
     }
 }
 
@@ -214,7 +211,8 @@ pub(crate) struct Writer {
 impl Writer {
     /// Uses the ring that a peer has made.
     pub(crate) fn open(fd: &OwnedFd) -> Result<Writer, String> {
-        let seals = rustix::fs::fcntl_get_seals(fd).map_err(|error| format!("it is no memory file: {error}"))?;
+        let seals =
+            rustix::fs::fcntl_get_seals(fd).map_err(|error| format!("it is no memory file: {error}"))?;
         if !seals.contains(SealFlags::SHRINK) {
             return Err("it may become shorter".to_owned());
         }
@@ -259,5 +257,206 @@ impl Writer {
         } else {
             Put::Seen
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Both ends of a ring in memory of this process, for the model of the feature `shuttle` too.
+    pub(crate) fn ends() -> (Reader, Writer) {
+        let words = Arc::new(Words {
+            put: Line(AtomicU64::new(0)),
+            taken: Line(AtomicU64::new(0)),
+            from_socket: Line(AtomicU64::new(0)),
+            spins: Line(AtomicU32::new(0)),
+        });
+        let data = NonNull::from(Box::leak(Box::new([0u8; SIZE])));
+        struct Data(NonNull<[u8; SIZE]>);
+        // SAFETY: as `Memory`.
+        unsafe impl Send for Data {}
+        // SAFETY: as `Memory`.
+        unsafe impl Sync for Data {}
+        impl Drop for Data {
+            fn drop(&mut self) {
+                // SAFETY: it was leaked from a box above, and both ends are gone.
+                drop(unsafe { Box::from_raw(self.0.as_ptr()) });
+            }
+        }
+        let data = Arc::new(Data(data));
+        let memory = || Memory {
+            words: NonNull::from(&*words),
+            data: data.0.cast(),
+            _owner: Box::new((words.clone(), data.clone())),
+        };
+        (Reader::new(memory()), Writer::new(memory()))
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod checks {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+    use rustix::fs::MemfdFlags;
+
+    use super::tests::ends;
+    use super::*;
+
+    fn put(writer: &Writer, bytes: &[u8]) -> Put {
+        writer.write(&[IoSlice::new(bytes)], 0)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(Vec<usize>),
+        Take(usize),
+        Spin(bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => prop::collection::vec(0..2500usize, 0..4).prop_map(Step::Put),
+            4 => (0..6000usize).prop_map(Step::Take),
+            1 => any::<bool>().prop_map(Step::Spin),
+        ]
+    }
+
+    proptest! {
+        /// Against a queue: what goes in comes out, in order; what does not fit, or is not looked for, does not go in.
+        #[test]
+        fn it_is_a_queue(mapped in any::<bool>(), steps in prop::collection::vec(step(), 0..200)) {
+            let (reader, writer) = if mapped {
+                let (reader, file) = Reader::create().unwrap();
+                (reader, Writer::open(&file).unwrap())
+            } else {
+                ends()
+            };
+            let (mut model, mut next, mut spins) = (VecDeque::new(), 0u8, false);
+            for step in steps {
+                match step {
+                    Step::Put(lengths) => {
+                        let parts: Vec<Vec<u8>> = lengths
+                            .iter()
+                            .map(|len| {
+                                (0..*len)
+                                    .map(|_| {
+                                        next = next.wrapping_add(1);
+                                        next
+                                    })
+                                    .collect()
+                            })
+                            .collect();
+                        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+                        let len: usize = lengths.iter().sum();
+                        let goes = spins && (1..=WRITE_MAX).contains(&len) && model.len() + len <= SIZE;
+                        prop_assert_eq!(writer.write(&slices, 0), if goes { Put::Seen } else { Put::Not });
+                        if goes {
+                            model.extend(parts.concat());
+                        }
+                    }
+                    Step::Take(most) => {
+                        let mut buffer = vec![0; most];
+                        let n = reader.read(&mut buffer).unwrap();
+                        prop_assert_eq!(n, most.min(model.len()));
+                        prop_assert_eq!(&buffer[..n], &model.drain(..n).collect::<Vec<u8>>()[..]);
+                    }
+                    Step::Spin(now) => {
+                        spins = now;
+                        reader.set_spins(now);
+                    }
+                }
+                prop_assert_eq!(reader.is_empty(), model.is_empty());
+            }
+        }
+
+        /// Whatever the other end writes into the memory: no byte is read or written beside it, and the reader says so.
+        #[test]
+        fn lies_are_found_out(word in any::<u64>(), own in 0..SIZE as u64) {
+            let (reader, writer) = ends();
+            reader.set_spins(true);
+            reader.memory.words().put.0.store(word, Ordering::SeqCst);
+            let mut buffer = vec![0; 2 * SIZE];
+            match reader.read(&mut buffer) {
+                Ok(n) => prop_assert!(word <= SIZE as u64 && n as u64 == word),
+                Err(Lied) => prop_assert!(word > SIZE as u64),
+            }
+            writer.put.store(own, Ordering::Relaxed);
+            writer.memory.words().taken.0.store(word, Ordering::SeqCst);
+            let fits = own.wrapping_sub(word) <= (SIZE - 1) as u64;
+            prop_assert_eq!(put(&writer, b"x") != Put::Not, fits);
+        }
+    }
+
+    #[test]
+    fn bytes_that_follow_those_in_the_socket_do_not_overtake_them() {
+        let (reader, writer) = ends();
+        reader.set_spins(true);
+        let write = |through| writer.write(&[IoSlice::new(b"x")], through);
+        assert_eq!(write(10), Put::Not);
+        reader.has_read_from_socket(10);
+        assert_eq!(write(10), Put::Seen);
+        assert_eq!(write(11), Put::Not);
+    }
+
+    #[test]
+    fn a_ring_that_may_shrink_or_is_of_another_size_or_none_at_all_is_refused() {
+        let open = |len: u64, seals: SealFlags| {
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+            let fd = rustix::fs::memfd_create("test", flags).unwrap();
+            rustix::fs::ftruncate(&fd, len).unwrap();
+            rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+            Writer::open(&fd).map(drop)
+        };
+        assert_eq!(open(FILE_LEN as u64, SealFlags::SHRINK), Ok(()));
+        assert!(
+            open(FILE_LEN as u64, SealFlags::GROW)
+                .unwrap_err()
+                .contains("shorter")
+        );
+        assert!(open(100, SealFlags::SHRINK).unwrap_err().contains("100 bytes"));
+        let (pipe, _end) = rustix::pipe::pipe().unwrap();
+        assert!(
+            Writer::open(&pipe)
+                .map(drop)
+                .unwrap_err()
+                .contains("no memory file")
+        );
+        // One whose pages may not be written.
+        let sealed = open(FILE_LEN as u64, SealFlags::SHRINK | SealFlags::WRITE);
+        assert!(sealed.is_err());
+    }
+
+    #[test]
+    fn threads_pass_bytes() {
+        let (reader, file) = Reader::create().unwrap();
+        let writer = Writer::open(&file).unwrap();
+        reader.set_spins(true);
+        let sent: Vec<u8> = (0..1_000_000u32).map(|i| (i % 251) as u8).collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for part in sent.chunks(777) {
+                    while put(&writer, part) == Put::Not {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let (mut got, mut buffer) = (Vec::new(), [0; 1000]);
+            while got.len() < sent.len() {
+                let n = reader.read(&mut buffer).unwrap();
+                got.extend_from_slice(&buffer[..n]);
+                if n == 0 {
+                    std::thread::yield_now();
+                }
+            }
+            assert!(got == sent);
+        });
     }
 }

@@ -77,6 +77,15 @@ impl Ways {
     }
 }
 
+#[cfg(all(test, feature = "shuttle"))]
+impl Link {
+    /// Has this connection read by a ring, and another one, which is its other end, write to it.
+    pub(crate) fn join_by_ring(&self, other: &Link) {
+        let (reader, writer) = crate::ring::tests::ends();
+        assert!(self.ways.reader.set(reader).is_ok() && other.ways.writer.set(writer).is_ok());
+    }
+}
+
 impl Link {
     /// Reads bytes in the order in which the peer has sent them, and the descriptor that came with them; from the ring
     /// alone where the socket is not known to have any. True where the socket may have more, whatever their number is.
@@ -188,7 +197,9 @@ impl Node {
         if links.len() == RINGS_MAX {
             return;
         }
-        let Ok((reader, file)) = Reader::create() else { return };
+        let Ok((reader, file)) = Reader::create() else {
+            return;
+        };
         if link.ways.reader.set(reader).is_err() {
             return;
         }
@@ -210,7 +221,11 @@ pub(crate) struct Watched<'n> {
 impl<'n> Watched<'n> {
     /// Has the writers use the rings, where the thread `spins`.
     pub(crate) fn begin(node: &'n Node, spins: bool) -> Watched<'n> {
-        let links = if spins { node.rings.0.lock().clone() } else { Vec::new() };
+        let links = if spins {
+            node.rings.0.lock().clone()
+        } else {
+            Vec::new()
+        };
         let watched = Watched { node, links };
         watched.set_spins(true);
         watched

@@ -350,12 +350,6 @@ impl Decoder {
         if frame.len() < HEADER {
             return Err(ProtocolError::Truncated("header"));
         }
-        if kind == kind::RING {
-            let file = self.files.pop_front().ok_or(ProtocolError::NoFile)?;
-            return Ok(Some(Message::Ring {
-                file: file.descriptor(),
-            }));
-        }
         let header = Header {
             kind,
             id: u64_at(frame, 8),
@@ -403,6 +397,12 @@ impl Decoder {
         }
         if (frame.len() - HEADER - tables) as u64 != total {
             return Err(ProtocolError::Truncated("segments"));
+        }
+        if kind == kind::RING {
+            let file = self.files.pop_front().ok_or(ProtocolError::NoFile)?;
+            return Ok(Some(Message::Ring {
+                file: file.descriptor(),
+            }));
         }
         let mut segments = Vec::with_capacity(nseg);
         let mut from = HEADER + tables;
