@@ -1,5 +1,6 @@
 //! The decoder: any bytes in any portions, and any header in a well-formed frame.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use pydist_proto::body::{Body, Segment, View};
@@ -41,6 +42,10 @@ impl Attachment for File {
     fn open(self: Box<Self>, _: FileName, len: u64) -> Result<Arc<dyn View>, ProtocolError> {
         let len = usize::try_from(len).map_err(|_| ProtocolError::NoMemory(len))?;
         Ok(Arc::new(Memory(vec![0; len])))
+    }
+
+    fn descriptor(self: Box<Self>) -> Option<OwnedFd> {
+        None
     }
 }
 

@@ -167,6 +167,17 @@ impl Node {
     }
 
     pub(crate) fn read_link(&self, link: &Arc<Link>, enough: &dyn Fn() -> bool) {
+        self.read_ways(link, enough, false);
+    }
+
+    /// Reads what came through the ring of a connection.
+    pub(crate) fn read_ring(&self, link: &Arc<Link>, enough: &dyn Fn() -> bool) {
+        self.read_ways(link, enough, true);
+        self.uncork_calls();
+    }
+
+    /// Reads a connection; with `ring_alone` its socket only where it has been reported meanwhile.
+    fn read_ways(&self, link: &Arc<Link>, enough: &dyn Fn() -> bool, mut ring_alone: bool) {
         loop {
             let is_over = || link.hung_up.load(Ordering::SeqCst) || link.is_closed();
             if link.paused.load(Ordering::SeqCst) && !is_over() {
@@ -177,7 +188,7 @@ impl Node {
                 return;
             };
             link.again.store(false, Ordering::SeqCst);
-            let read = self.read_locked(link, &mut reading, enough);
+            let read = self.read_locked(link, &mut reading, enough, ring_alone);
             if matches!(read, Read::Over(_)) {
                 *reading = Reading::Closed;
             }
@@ -190,10 +201,17 @@ impl Node {
                 Read::Drained if !link.again.load(Ordering::SeqCst) => return,
                 Read::Drained => {}
             }
+            ring_alone = false;
         }
     }
 
-    fn read_locked(&self, link: &Arc<Link>, reading: &mut Reading, enough: &dyn Fn() -> bool) -> Read {
+    fn read_locked(
+        &self,
+        link: &Arc<Link>,
+        reading: &mut Reading,
+        enough: &dyn Fn() -> bool,
+        ring_alone: bool,
+    ) -> Read {
         loop {
             match reading {
                 Reading::Closed => return Read::Drained,
@@ -212,7 +230,7 @@ impl Node {
                     Ok(false) => return Read::Drained,
                     Err(reason) => return Read::Over(reason),
                 },
-                Reading::Open(decoder) => return self.read_messages(link, decoder, enough),
+                Reading::Open(decoder) => return self.read_messages(link, decoder, enough, ring_alone),
             }
         }
     }
@@ -231,15 +249,21 @@ impl Node {
         decoder.attach(file).map_err(|error| error.to_string())
     }
 
-    fn read_messages(&self, link: &Arc<Link>, decoder: &mut Decoder, enough: &dyn Fn() -> bool) -> Read {
+    fn read_messages(
+        &self,
+        link: &Arc<Link>,
+        decoder: &mut Decoder,
+        enough: &dyn Fn() -> bool,
+        ring_alone: bool,
+    ) -> Read {
         loop {
             let spare = match decoder.spare() {
                 Ok(spare) => spare,
                 Err(error) => return Read::Over(error.to_string()),
             };
             let room = spare.len();
-            let (n, file) = match link.receive(spare) {
-                Ok((0, _)) => return Read::Over(link.end_reason()),
+            let (n, file, more) = match link.receive_in_order(spare, ring_alone) {
+                Ok((0, ..)) => return Read::Over(link.end_reason()),
                 Ok(received) => received,
                 Err(Failure::Again) => return Read::Drained,
                 Err(Failure::Interrupted) => continue,
@@ -263,12 +287,18 @@ impl Node {
             }
             // A short read means that the socket is empty, unless it stopped at a descriptor or at the end of a record, or
             // the end is to be seen.
-            let stopped = attached || link.is_secured();
+            let stopped = attached || more || link.is_secured();
             if n < room && !stopped && !link.hung_up.load(Ordering::SeqCst) {
                 return Read::Drained;
             }
-            // What a session has read ahead would not be reported again.
-            if enough() && (n < room || !link.is_secured()) {
+            if !enough() {
+                continue;
+            }
+            if ring_alone {
+                return Read::Drained;
+            }
+            // What a session has read ahead, or was put aside for the ring, would not be reported again.
+            if (n < room || !link.is_secured()) && !link.ways.has_aside() {
                 return Read::Left;
             }
         }
@@ -318,6 +348,7 @@ impl Node {
                     match message {
                         Message::Unmapped { files } => self.handle_unmapped(link.token, &files),
                         Message::Received { bytes } => link.peer_has_read(bytes),
+                        Message::Ring { file } => link.use_ring(file)?,
                         message => {
                             self.trace_answer(peer, &message);
                             self.with_machine(|machine| machine.handle_message(peer, message));
@@ -387,6 +418,7 @@ impl Node {
             return false;
         }
         self.driver.unwatch(link.fd());
+        self.rings.remove(link);
         self.unwatch_life(link);
         let last = {
             let mut connections = self.connections.write();

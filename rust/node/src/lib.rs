@@ -32,6 +32,8 @@ pub mod output;
 mod parker;
 mod poll;
 mod reactor;
+mod ring;
+mod rings;
 #[cfg(all(test, feature = "shuttle"))]
 mod schedules;
 mod sending;

@@ -27,6 +27,7 @@ use crate::node::Node;
 use crate::opening::Opening;
 use crate::outgoing::{Outgoing, Queue};
 use crate::poll::Poll;
+use crate::rings::Ways;
 use crate::shared::Shared;
 use crate::tls::{Failure, Session};
 
@@ -130,6 +131,8 @@ pub(crate) struct Link {
     pub(crate) heard: AtomicU64,
     /// The first error of writing, which the system tells once.
     write_error: Mutex<Option<Errno>>,
+    /// By which ways its bytes go.
+    pub(crate) ways: Ways,
 }
 
 impl Link {
@@ -174,6 +177,7 @@ impl Link {
             messages_sent: AtomicU64::new(0),
             heard: AtomicU64::new(0),
             write_error: Mutex::default(),
+            ways: Ways::default(),
         }
     }
 
@@ -395,8 +399,20 @@ impl Link {
         crate::shared::open_of(&self.fd, descriptor)
     }
 
-    /// Reads bytes, and the descriptor that came with them.
+    /// Hands the peer the descriptor of a ring.
+    pub(crate) fn send_ring(&self, file: OwnedFd) {
+        self.enqueue(Outgoing::with_file(frame::encode_ring(), Arc::new(file)), false);
+    }
+
+    /// Reads bytes from the socket, and the descriptor that came with them.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> Result<(usize, Option<Came>), Failure> {
+        let received = self.receive_uncounted(buffer)?;
+        self.ways.came_from_socket(received.0);
+        Ok(received)
+    }
+
+    /// Does what `receive` does, for who may put the bytes aside.
+    pub(crate) fn receive_uncounted(&self, buffer: &mut [u8]) -> Result<(usize, Option<Came>), Failure> {
         if let Some(session) = self.session.get() {
             return Ok((session.lock().receive(self.fd(), buffer)?, None));
         }
@@ -453,8 +469,7 @@ impl Link {
             && let Some(mut writer) = self.writer.try_lock()
         {
             self.take_pending(&mut writer);
-            self.queued.fetch_add(message.owned_bytes(), Ordering::Relaxed);
-            writer.push(message);
+            self.queue_up(&mut writer, message);
             self.write_queue(&mut writer);
             drop(writer);
             self.flush_if_pending();
@@ -465,6 +480,12 @@ impl Link {
         if !hold {
             self.flush();
         }
+    }
+
+    /// Queues a message, for who holds the writer.
+    pub(crate) fn queue_up(&self, writer: &mut Queue, message: Outgoing) {
+        self.queued.fetch_add(message.owned_bytes(), Ordering::Relaxed);
+        writer.push(message);
     }
 
     fn take_pending(&self, writer: &mut Queue) {
@@ -496,7 +517,11 @@ impl Link {
 
     fn write_queue(&self, writer: &mut Queue) {
         let before = writer.owned_bytes();
-        let result = writer.write(|slices, file| self.write(slices, file), &self.bytes_sent);
+        let write = |slices: &[IoSlice<'_>], file: Option<BorrowedFd<'_>>| self.write_either(slices, file);
+        let mut result = writer.write(write, &self.bytes_sent);
+        if self.queue_wake(writer) {
+            result = result.and_then(|()| writer.write(write, &self.bytes_sent));
+        }
         let result = result.and_then(|()| self.send_encrypted());
         let written = before - writer.owned_bytes();
         if written > 0 {
@@ -523,8 +548,7 @@ impl Link {
         self.take_pending(&mut writer);
         self.write_queue(&mut writer);
         if writer.is_idle() {
-            self.queued.fetch_add(frame.len(), Ordering::Relaxed);
-            writer.push(Outgoing::bytes(frame.to_vec()));
+            self.queue_up(&mut writer, Outgoing::bytes(frame.to_vec()));
             self.write_queue(&mut writer);
         }
         drop(writer);
@@ -532,10 +556,10 @@ impl Link {
     }
 
     /// Hands slices to the socket, through the session where there is one.
-    fn write(&self, slices: &[IoSlice<'_>], file: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
+    pub(crate) fn write(&self, slices: &[IoSlice<'_>], file: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
         match self.session.get() {
             Some(session) => session.lock().send(self.fd(), slices),
-            None => send_vectored(self.fd(), slices, file),
+            None => send_vectored(self.fd(), slices, file).inspect(|n| self.ways.went_through_socket(*n)),
         }
     }
 
@@ -651,9 +675,7 @@ impl Link {
                     }
                     if !self.await_writable() {
                         let left = rest.iter().flat_map(|part| part.iter().copied()).collect();
-                        let left = Outgoing::bytes(left);
-                        self.queued.fetch_add(left.owned_bytes(), Ordering::Relaxed);
-                        writer.push(left);
+                        self.queue_up(writer, Outgoing::bytes(left));
                         return Ok(());
                     }
                 }

@@ -154,6 +154,7 @@ pub(crate) fn name_of(message: &Message) -> &'static str {
         Message::Ping { .. } => "Ping",
         Message::Pong { .. } => "Pong",
         Message::Stacks { .. } => "Stacks",
+        Message::Ring { .. } => "Ring",
         Message::Heartbeat(_) => "Heartbeat",
     }
 }

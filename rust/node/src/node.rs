@@ -24,6 +24,7 @@ use crate::listener::Listener;
 use crate::log::{Limit, Refusals};
 use crate::observing::Observing;
 use crate::parker::Parked;
+use crate::rings::Rings;
 use crate::shared::Sharing;
 use crate::stacks::Stacks;
 use crate::tls::{Key, Tls, TlsError, TlsFiles};
@@ -117,6 +118,8 @@ pub struct Node {
     transport: AtomicBool,
     pub(crate) driver: Driver,
     pub(crate) machine: Mutex<Machine<Wake>>,
+    /// Which connections have rings that are read here.
+    pub(crate) rings: Rings,
     pub(crate) sharing: Sharing,
     /// The connection on which messages to a process are sent.
     pub(crate) links: RwLock<FxHashMap<ProcId, Arc<Link>>>,
@@ -190,6 +193,7 @@ impl Node {
         let node = Arc::new_cyclic(|this| Node {
             this: this.clone(),
             driver,
+            rings: Rings::default(),
             sharing: Sharing::new(config.shared_max),
             machine: Mutex::new(Machine::new(config.me.clone())),
             pid: AtomicU32::new(config.me.pid),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crate::driver::Driver;
 use crate::node::Node;
 use crate::poll::interrupted;
+use crate::rings::Watched;
 use crate::spin::{Step, Wait};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Futex, Woken, now};
@@ -80,11 +81,23 @@ impl Parker {
         }
         let mut events = Vec::with_capacity(8);
         let mut wait = Wait::begin();
+        let mut rings = Watched::begin(node, wait.spins());
+        let is_notified = || self.state.load(Ordering::SeqCst) == NOTIFIED;
         loop {
-            let timeout = match wait.next() {
-                Step::Look => Some(Duration::ZERO),
-                Step::Sleep => deadline.map(|at| at.saturating_duration_since(now())),
+            let step = wait.next();
+            let timeout = match step {
+                Step::Look => {
+                    rings.read(&is_notified);
+                    Some(Duration::ZERO)
+                }
+                Step::Sleep => {
+                    rings.end();
+                    deadline.map(|at| at.saturating_duration_since(now()))
+                }
             };
+            if is_notified() {
+                return Parked::Notified;
+            }
             match node.driver.wait(timeout, &mut events) {
                 Ok(()) => {}
                 Err(error) if interrupted(&error) => return Parked::Signal,
@@ -92,9 +105,12 @@ impl Parker {
             }
             let none = events.is_empty();
             for event in events.drain(..) {
-                node.handle_event(&event, &|| self.state.load(Ordering::SeqCst) == NOTIFIED);
+                if step == Step::Look {
+                    node.note_spun(event.token);
+                }
+                node.handle_event(&event, &is_notified);
             }
-            if self.state.load(Ordering::SeqCst) == NOTIFIED {
+            if is_notified() {
                 return Parked::Notified;
             }
             if none && deadline.is_some_and(|at| now() >= at) {

@@ -7,6 +7,7 @@
 
 mod channels;
 mod futures;
+mod rings;
 mod wakeups;
 
 use std::os::fd::OwnedFd;

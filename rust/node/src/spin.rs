@@ -98,6 +98,11 @@ impl Wait {
         }
     }
 
+    /// Whether the thread is to look again and again.
+    pub(crate) fn spins(&self) -> bool {
+        self.looked.is_some()
+    }
+
     /// Nothing has come so far.
     pub(crate) fn next(&mut self) -> Step {
         if self.looked.is_none() {

@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -14,17 +14,14 @@ use pydist_node::waiter::{Cell, Wake};
 use pydist_node::{Node, Payload};
 use pydist_proto::body::{Body, Segment};
 use pydist_proto::frame::{self, FileName, Header};
-use pydist_proto::handshake::{Cookie, Handshake, Initiator, Local, Secrets, Versions};
 use pydist_proto::ids::RemoteRef;
 use pydist_proto::machine::Watch;
 use pydist_proto::message::{CallMode, Member, Message, RefOp, Status, Unmapped};
 use pydist_proto::record::{Outcome, Want};
-use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
-use support::{address, call, deadline, echo, eventually, folder, node, pair, payload};
+use rustix::fs::SealFlags;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use support::strangers::{descriptors, join, memory, send, stranger};
+use support::{call, deadline, echo, eventually, folder, pair, payload};
 
 const MIB: usize = 1 << 20;
 
@@ -169,90 +166,6 @@ fn without_shared_memory_messages_are_streamed() {
     assert_eq!(pair.head.stats().shared_bytes, 0);
 }
 
-/// An end of a connection that has proved itself and now sends what it likes.
-struct Stranger {
-    socket: UnixStream,
-    head: std::sync::Arc<Node>,
-    folder: std::path::PathBuf,
-}
-
-impl Drop for Stranger {
-    fn drop(&mut self) {
-        self.head.close();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-fn stranger() -> Stranger {
-    let folder = folder();
-    let head = node(1, address(&folder, 1), &[9; 32]);
-    head.listen(&address(&folder, 1)).unwrap();
-    let socket = join(&head, &folder, 2);
-    Stranger { socket, head, folder }
-}
-
-/// Proves to a head that it is process `pid`.
-fn join(head: &Node, folder: &std::path::Path, pid: u32) -> UnixStream {
-    let before = head.stats().connections;
-    head.expect_worker(Member {
-        pid,
-        host: "here".to_owned(),
-        ..Member::default()
-    });
-    let mut socket = UnixStream::connect(folder.join("1")).unwrap();
-    let versions = Versions {
-        python: (3, 11, 0),
-        package: "0".to_owned(),
-    };
-    let local = Local {
-        id: pid,
-        cluster: [7; 16],
-        assigner: None,
-        versions,
-        allow_python_mismatch: false,
-    };
-    let secrets = Secrets {
-        nonce: [5; 32],
-        inst: [1; 16],
-        channel_binding: [0; 32],
-    };
-    let cookie = Cookie::new(&[9; 32]).unwrap();
-    let mut machine: Handshake = Initiator::new(local, &cookie, secrets).into();
-    let mut buffer = [0; 1024];
-    loop {
-        while let Some(bytes) = machine.poll_output() {
-            socket.write_all(&bytes).unwrap();
-        }
-        if machine.is_finished() {
-            break;
-        }
-        let n = socket.read(&mut buffer).unwrap();
-        assert_eq!(machine.handle_bytes(&buffer[..n]).unwrap(), n);
-    }
-    eventually("the connection is open", || {
-        head.stats().connections == before + 1
-    });
-    socket
-}
-
-fn send(socket: &UnixStream, bytes: &[u8], files: &[BorrowedFd<'_>]) {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() {
-        assert!(control.push(SendAncillaryMessage::ScmRights(files)));
-    }
-    // The other end may have closed the connection already.
-    let _ = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
-}
-
-fn memory(len: u64, seals: SealFlags) -> OwnedFd {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let fd = rustix::fs::memfd_create("test", flags).unwrap();
-    rustix::fs::ftruncate(&fd, len).unwrap();
-    rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
-    fd
-}
-
 fn call_frame(len: usize, fd: Option<&OwnedFd>) -> Vec<u8> {
     let header = Header::call(1, CallMode::Do);
     let file = FileName {
@@ -261,15 +174,6 @@ fn call_frame(len: usize, fd: Option<&OwnedFd>) -> Vec<u8> {
         descriptor: fd.map_or(0, |fd| fd.as_raw_fd() as u32),
     };
     frame::encode_shared_head(header, [0, len].into_iter(), &[], file, 0)
-}
-
-/// The descriptors of this process that are memory files of a name.
-fn descriptors() -> usize {
-    let names = std::fs::read_dir("/proc/self/fd").unwrap();
-    let names = names.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
-    names
-        .filter(|name| name.to_string_lossy().contains("memfd:test"))
-        .count()
 }
 
 #[test]
@@ -364,7 +268,7 @@ fn unmapped(file: u64, copied: bool) -> Vec<u8> {
 /// A file that process 3 got is used again exactly where it told that nobody maps it any more.
 fn used_again(give_back: impl FnOnce(UnixStream)) -> bool {
     let pair = pair();
-    let socket = join(&pair.head, &pair.folder, 3);
+    let (socket, _) = join(&pair.head, &pair.folder, 3);
     let member = Member {
         host: "here".to_owned(),
         ..Member::default()

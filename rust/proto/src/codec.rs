@@ -1,6 +1,7 @@
 //! Turns the bytes of an authenticated peer into messages.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -26,6 +27,9 @@ const FILES_MAX: usize = 8;
 pub trait Attachment: Send {
     /// Checks that `len` bytes of the memory file can be used, and maps them.
     fn open(self: Box<Self>, file: FileName, len: u64) -> Result<Arc<dyn View>, ProtocolError>;
+
+    /// The descriptor itself; none where it was lost.
+    fn descriptor(self: Box<Self>) -> Option<OwnedFd>;
 }
 
 /// A message whose segments are still coming.
@@ -339,7 +343,7 @@ impl Decoder {
         if !matches!(flags, 0 | STREAMED | SHARED) {
             return Err(ProtocolError::UnknownFlags(flags));
         }
-        if !(kind::CALL..=kind::LOOK_UP).contains(&kind) || kind == kind::CHUNK {
+        if !(kind::CALL..=kind::RING).contains(&kind) || kind == kind::CHUNK {
             return Err(ProtocolError::UnknownKind(kind));
         }
         let frame = &self.staging[at..at + PREFIX + len];
@@ -393,6 +397,12 @@ impl Decoder {
         }
         if (frame.len() - HEADER - tables) as u64 != total {
             return Err(ProtocolError::Truncated("segments"));
+        }
+        if kind == kind::RING {
+            let file = self.files.pop_front().ok_or(ProtocolError::NoFile)?;
+            return Ok(Some(Message::Ring {
+                file: file.descriptor(),
+            }));
         }
         let mut segments = Vec::with_capacity(nseg);
         let mut from = HEADER + tables;

@@ -50,6 +50,7 @@ pub(crate) mod kind {
     pub(crate) const RECEIVED: u8 = 19;
     pub(crate) const OBSERVE: u8 = 20;
     pub(crate) const LOOK_UP: u8 = 21;
+    pub(crate) const RING: u8 = 22;
 }
 
 /// In a heartbeat: the sender wants to hear something at each interval.
@@ -426,6 +427,7 @@ pub fn encode(message: Message) -> Encoded {
             },
             Body::default(),
         ),
+        Message::Ring { .. } => bare(kind::RING, 0),
         Message::Heartbeat(beat) => (heartbeat_header(beat), Body::default()),
     };
     Encoded {
@@ -443,6 +445,24 @@ fn heartbeat_header(beat: Heartbeat) -> Header {
         b: beat.timeout_ms,
         c: flag(beat.listens, LISTENS) | flag(beat.pumped, PUMPED),
     }
+}
+
+/// The whole frame that goes with the descriptor of a ring.
+pub fn encode_ring() -> Vec<u8> {
+    let header = Header {
+        kind: kind::RING,
+        ..Header::default()
+    };
+    encode_head(header, std::iter::empty(), &[], None)
+}
+
+/// A whole frame that has no effect: it wakes its reader.
+pub fn encode_nothing() -> Vec<u8> {
+    let header = Header {
+        kind: kind::RECEIVED,
+        ..Header::default()
+    };
+    encode_head(header, std::iter::empty(), &[], None)
 }
 
 /// The whole frame of a heartbeat.

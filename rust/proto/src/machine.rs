@@ -453,7 +453,10 @@ impl<W> Machine<W> {
             Message::Stacks { req } => self.outputs.push(Output::Stacks(from, req)),
             Message::Observe { req } => self.outputs.push(Output::Observe(from, req)),
             // Memory files are no matter of the machine, but of whoever maps them; the rest is one of the connection.
-            Message::Unmapped { .. } | Message::Received { .. } | Message::Heartbeat(_) => {}
+            Message::Unmapped { .. }
+            | Message::Received { .. }
+            | Message::Ring { .. }
+            | Message::Heartbeat(_) => {}
         }
     }
 

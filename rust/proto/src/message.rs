@@ -1,5 +1,6 @@
 //! What processes say to each other once they have authenticated.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::body::Body;
@@ -233,6 +234,11 @@ pub enum Message {
     LookUp {
         req: u64,
         pid: ProcId,
+    },
+    /// The receiver may write to the sender through a ring, whose descriptor came beside.
+    Ring {
+        /// None where there was no room for it.
+        file: Option<OwnedFd>,
     },
     /// The sender lives.
     Heartbeat(Heartbeat),

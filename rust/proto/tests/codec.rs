@@ -418,7 +418,7 @@ fn assert_refused(bytes: &[u8], expected: ProtocolError) {
 /// F32: kinds, flags and values that the protocol does not name are errors.
 #[test]
 fn what_the_protocol_does_not_name_is_refused() {
-    for kind in [0, 22, 255] {
+    for kind in [0, 23, 255] {
         assert_refused(&patched(4, &[kind]), ProtocolError::UnknownKind(kind));
     }
     for flags in [2, 3, 5, 6, 8, 0x80, 0xff] {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use pydist_proto::body::View;
@@ -84,6 +85,10 @@ struct Unmappable;
 impl Attachment for Unmappable {
     fn open(self: Box<Self>, _: FileName, len: u64) -> Result<Arc<dyn View>, ProtocolError> {
         Err(ProtocolError::NoMemory(len))
+    }
+
+    fn descriptor(self: Box<Self>) -> Option<OwnedFd> {
+        None
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use proptest::collection::vec;
@@ -46,6 +47,10 @@ impl Attachment for File {
             return Err(ProtocolError::UnusableFile("too short".to_owned()));
         }
         Ok(Arc::new(Memory(self.bytes)))
+    }
+
+    fn descriptor(self: Box<Self>) -> Option<OwnedFd> {
+        None
     }
 }
 

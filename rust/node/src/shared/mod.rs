@@ -309,6 +309,10 @@ impl Attachment for Received {
         *reserve_slot = reserve();
         mapped.map(|(view, _)| view)
     }
+
+    fn descriptor(self: Box<Self>) -> Option<OwnedFd> {
+        self.fd
+    }
 }
 
 fn map_received(

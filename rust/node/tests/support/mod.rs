@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "each test uses some of it")]
 
 pub(crate) mod events;
+pub(crate) mod strangers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
