@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Install a wheel for each other minor version of Python that this machine has, and run the fast part of the tests there.
+# bash scripts/other_pythons.sh dist/pydist-*.whl
+# Pythons are looked for on PATH, and among those of pyenv; that of VENV is left out, as it runs all tests.
+set -euo pipefail
+[ "$#" = 1 ] && [ -f "$1" ] || {
+    echo "usage: bash scripts/other_pythons.sh WHEEL" >&2
+    exit 2
+}
+wheel=$(realpath "$1")
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+minor_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'; }
+
+tests=(
+    tests/unit tests/lifecycle/test_exit.py tests/cluster/test_asyncio.py tests/cluster/test_calls.py tests/cluster/test_futures.py
+    tests/ecosystem tests/notebook
+)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+shopt -s nullglob
+done=" $(minor_of "$VENV/bin/python") "
+status=0
+for python in python3.{11..19} "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3.*/bin/python; do
+    is_new_enough "$python" || continue
+    minor=$(minor_of "$python")
+    case $done in *" $minor "*) continue ;; esac
+    done+="$minor "
+    PYTHON=$python make_venv "$work/$minor"
+    "$work/$minor/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
+    "$work/$minor/bin/python" -m pip install --quiet --group dev "$wheel"
+    "$work/$minor/bin/python" -m pytest -p no:cacheprovider "${tests[@]}" || status=$?
+done
+say "Python$done"
+exit "$status"
