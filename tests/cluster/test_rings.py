@@ -1,4 +1,4 @@
-"""Short messages between processes of one machine, which pass through memory while their reader spins (ADR 0012)."""
+"""Short messages between processes of one machine, which pass through memory while their reader spins."""
 
 import os
 import signal

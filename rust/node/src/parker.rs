@@ -85,9 +85,10 @@ impl Parker {
         let is_notified = || self.state.load(Ordering::SeqCst) == NOTIFIED;
         loop {
             let step = wait.next();
+            let mut read = false;
             let timeout = match step {
                 Step::Look => {
-                    rings.read(&is_notified);
+                    read = rings.read(&is_notified);
                     Some(Duration::ZERO)
                 }
                 Step::Sleep => {
@@ -112,6 +113,12 @@ impl Parker {
             }
             if is_notified() {
                 return Parked::Notified;
+            }
+            if !none || read {
+                // What has come was for the core: the thread waits anew.
+                drop(wait);
+                wait = Wait::begin();
+                rings.go_on(wait.spins());
             }
             if none && deadline.is_some_and(|at| now() >= at) {
                 return Parked::TimedOut;

@@ -237,13 +237,27 @@ impl<'n> Watched<'n> {
         }
     }
 
-    /// Reads what has come.
-    pub(crate) fn read(&self, enough: &dyn Fn() -> bool) {
+    /// Does what `begin` does, for a thread that `spins` again, or still.
+    pub(crate) fn go_on(&mut self, spins: bool) {
+        if spins && self.links.is_empty() {
+            *self = Watched::begin(self.node, true);
+        }
+    }
+
+    /// Reads what has come; true where something has.
+    pub(crate) fn read(&self, enough: &dyn Fn() -> bool) -> bool {
+        let mut any = false;
         for link in &self.links {
-            if link.ways.reader().is_some_and(|reader| !reader.is_empty()) {
+            if let Some(reader) = link.ways.reader()
+                && !reader.is_empty()
+            {
+                let before = reader.taken();
                 self.node.read_ring(link, enough);
+                // Nothing is taken out while the connection is paused, or another thread reads it.
+                any |= reader.taken() != before;
             }
         }
+        any
     }
 
     /// The thread spins no longer: the writers use the sockets again, and what they have written before is read.

@@ -1,6 +1,7 @@
 //! Brief spinning before a thread sleeps: where an answer is about to come, waking an idle core takes longer than that.
 //!
-//! A thread spins only once its last waits have been short, for [`BOUND`] at most, and not where it could run on one
+//! A thread that reads the sockets waits anew after each time that something has come, be it for itself or not.
+//! It spins only once its last waits have been short, for [`BOUND`] at most, and not where it could run on one
 //! core alone. While it spins it offers the core to others; where one takes it, the machine is busy, and nobody here
 //! spins for a while. So an idle process spends no time, and a busy machine loses none.
 
