@@ -137,12 +137,13 @@ pub(crate) fn written(message: Message) -> Vec<u8> {
 
 /// What was decoded is the same message after it has been sent on.
 fn check_round_trip(message: Message) {
-    let is_shared = match &message {
+    let has_file = match &message {
         Message::Call { body, .. } | Message::RefOp { body, .. } => body.view().is_some(),
         Message::Result { body, .. } => body.view().is_some(),
+        Message::Ring { .. } => true,
         _ => false,
     };
-    if is_shared {
+    if has_file {
         return;
     }
     let content = Content::of(&message);
@@ -187,7 +188,7 @@ pub(crate) fn messages(input: &[u8]) {
 /// A frame whose lengths are right.
 pub(crate) fn any_frame(input: &mut Input) -> Vec<u8> {
     let header = Header {
-        kind: input.u8() % 22,
+        kind: input.u8() % 24,
         id: input.number(),
         a: input.number(),
         b: input.number32(),

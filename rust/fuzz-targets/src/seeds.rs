@@ -129,6 +129,7 @@ pub(crate) fn frames() -> Vec<Vec<u8>> {
     seeds.push([b"\0\x40", &frames.concat()[..]].concat());
     seeds.push([b"\0\0", &stream()[..], &abort].concat());
     seeds.push([b"\x02\x10", &shared()[..], &shared()].concat());
+    seeds.push([b"\x01\x10", &frame::encode_ring()[..]].concat());
     seeds
 }
 
