@@ -5,16 +5,20 @@
 //! is taken only once the one before it has ended, waits, or has run for that time, so that calls start in the order
 //! in which they came: a thread of Python may lose the interpreter just as it begins.
 
+mod backlog;
+mod item;
+
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::sync::Mutex;
-use pydist_proto::ids::{ProcId, RefId};
-use pydist_proto::machine::Incoming;
+use pydist_proto::ids::ProcId;
 
+pub use self::item::{Item, Taken};
+
+use self::backlog::Backlog;
 use crate::driver::Driver;
 use crate::lanes::Lanes;
 use crate::node::Node;
@@ -23,67 +27,6 @@ use crate::waiter::Nudge;
 
 /// How long calls wait behind a running one before another executor is woken.
 pub(crate) const STALL: Duration = Duration::from_micros(500);
-
-/// Something for an executor to do.
-#[derive(Debug)]
-pub enum Item {
-    Call(Incoming),
-    /// Run a call that this process made to itself; the key names it in Python.
-    Local(u64),
-    /// Pickle the value of a reference for others.
-    Export(RefId),
-    /// Drop a channel that Python keeps.
-    Freed(RefId),
-    /// Interrupt the calls that run here: all, or one.
-    Interrupt(Option<(ProcId, u64)>),
-    /// A process has joined the cluster or left it.
-    Members,
-    /// A worker was silent for too long: nobody waits for it any more, and its manager is to put an end to it.
-    Silent(ProcId),
-    /// A process asks what this one runs and waits for.
-    Stacks(ProcId, u64),
-    /// Events wait for the log, and no thread of Python takes them.
-    Log,
-    /// A worker that dialled in at a listener by itself has joined: its id and the listener's token.
-    Joined(ProcId, u64),
-    /// Python is to connect a socket to a worker by the transport of its manager.
-    Connect(ProcId, OwnedFd),
-    /// The process is to end.
-    Exit,
-    /// The executors are to end.
-    Stop,
-}
-
-/// What an executor has taken.
-#[derive(Debug)]
-pub struct Taken {
-    pub item: Item,
-    /// No other executor is idle: another thread is to be started.
-    pub lonely: bool,
-    /// The call is not to run: no thread is left for it, and all that there are wait for others.
-    pub refused: bool,
-    /// Its process may go on sending.
-    pub(crate) resumes: bool,
-}
-
-impl Taken {
-    fn new(item: Item) -> Taken {
-        Taken {
-            item,
-            lonely: false,
-            refused: false,
-            resumes: false,
-        }
-    }
-}
-
-/// So many bytes of calls of one process wait here before its connection is not read any more, and it is read again once
-/// half of them have begun.
-const WAITING_MAX: usize = 64 << 20;
-/// What a call takes besides its body.
-const CALL_BYTES: usize = 256;
-/// The calls of processes with larger ids are counted together.
-const COUNTED_APART: usize = 1 << 16;
 
 /// Executors that are kept when there is nothing to do.
 const IDLE_MAX: usize = 16;
@@ -175,24 +118,7 @@ struct State {
     taken: u64,
     taken_at_check: u64,
     stopped: bool,
-    /// The calls of each process that have not begun.
-    waiting: Vec<Waiting>,
-}
-
-/// The calls of one process that have not begun.
-#[derive(Clone, Copy, Debug, Default)]
-struct Waiting {
-    bytes: usize,
-    /// They are too many.
-    over: bool,
-}
-
-fn slot_of(src: ProcId) -> usize {
-    (src as usize).min(COUNTED_APART)
-}
-
-fn bytes_of(call: &Incoming) -> usize {
-    CALL_BYTES + call.body.size()
+    backlog: Backlog,
 }
 
 impl State {
@@ -274,35 +200,6 @@ fn pick(idle: &mut Vec<Arc<Executor>>) -> Option<Arc<Executor>> {
 }
 
 impl State {
-    /// A call has come.
-    fn arrived(&mut self, call: &Incoming, over: &AtomicUsize) -> &mut State {
-        let slot = slot_of(call.src);
-        if self.waiting.len() <= slot {
-            self.waiting.resize(slot + 1, Waiting::default());
-        }
-        let waiting = &mut self.waiting[slot];
-        waiting.bytes += bytes_of(call);
-        if waiting.bytes > WAITING_MAX && !waiting.over {
-            waiting.over = true;
-            over.fetch_add(1, Ordering::SeqCst);
-        }
-        self
-    }
-
-    /// A call has been taken; true where its process has been held up, and need not be any more.
-    fn begun(&mut self, call: &Incoming, over: &AtomicUsize) -> bool {
-        let Some(waiting) = self.waiting.get_mut(slot_of(call.src)) else {
-            return false;
-        };
-        waiting.bytes = waiting.bytes.saturating_sub(bytes_of(call));
-        let resumes = waiting.over && waiting.bytes <= WAITING_MAX / 2;
-        if resumes {
-            waiting.over = false;
-            over.fetch_sub(1, Ordering::SeqCst);
-        }
-        resumes
-    }
-
     /// A call has been queued: an executor is woken unless one is at work.
     fn pushed(&mut self) -> Pushed {
         let wake = if self.active == 0 && !self.starting {
@@ -348,32 +245,16 @@ impl Inbox {
     pub(crate) fn push(&self, item: Item) -> Pushed {
         let mut state = self.state.lock();
         let item = match item {
-            Item::Call(call) => match state.arrived(&call, &self.over).lanes.enter(call) {
-                Some(call) => Item::Call(call),
-                None => {
-                    return Pushed {
-                        wake: None,
-                        check: false,
-                    };
+            Item::Call(call) => {
+                state.backlog.arrived(&call, &self.over);
+                match state.lanes.enter(call) {
+                    Some(call) => Item::Call(call),
+                    None => return Pushed::NOTHING,
                 }
-            },
+            }
             other => other,
         };
-        let urgent = matches!(
-            item,
-            Item::Export(_)
-                | Item::Freed(_)
-                | Item::Interrupt(_)
-                | Item::Members
-                | Item::Silent(_)
-                | Item::Stacks(..)
-                | Item::Log
-                | Item::Joined(..)
-                | Item::Connect(..)
-                | Item::Exit
-                | Item::Stop
-        );
-        if urgent {
+        if item.is_urgent() {
             state.urgent.push_back(item);
             return Pushed {
                 wake: pick(&mut state.idle),
@@ -388,10 +269,7 @@ impl Inbox {
     pub(crate) fn leave_lane(&self, src: ProcId, id: u64) -> Pushed {
         let mut state = self.state.lock();
         let Some(next) = state.lanes.leave(src, id) else {
-            return Pushed {
-                wake: None,
-                check: false,
-            };
+            return Pushed::NOTHING;
         };
         state.queue.push_back(Item::Call(next));
         state.pushed()
@@ -421,7 +299,7 @@ impl Inbox {
         match taken {
             Some(mut taken) => {
                 if let Item::Call(call) = &taken.item {
-                    taken.resumes = state.begun(call, &self.over);
+                    taken.resumes = state.backlog.begun(call, &self.over);
                 }
                 state.idle.retain(|e| !Arc::ptr_eq(e, executor));
                 let room = state.limit.is_none_or(|limit| state.executors < limit);
@@ -508,10 +386,7 @@ impl Inbox {
             state.short = None;
         }
         if state.queue.is_empty() && state.urgent.is_empty() {
-            return Pushed {
-                wake: None,
-                check: false,
-            };
+            return Pushed::NOTHING;
         }
         let stalled = state.taken == state.taken_at_check || !state.urgent.is_empty();
         state.taken_at_check = state.taken;
@@ -535,12 +410,7 @@ impl Inbox {
     /// Whether too many calls of a process have not begun.
     pub(crate) fn is_over(&self, src: ProcId) -> bool {
         let some = self.over.load(Ordering::SeqCst) > 0;
-        some && self
-            .state
-            .lock()
-            .waiting
-            .get(slot_of(src))
-            .is_some_and(|w| w.over)
+        some && self.state.lock().backlog.is_over(src)
     }
 
     /// Whether calls wait behind those that run.
@@ -559,6 +429,11 @@ impl Inbox {
 }
 
 impl Pushed {
+    const NOTHING: Pushed = Pushed {
+        wake: None,
+        check: false,
+    };
+
     pub(crate) fn wake(&self, driver: &Driver) {
         if let Some(executor) = &self.wake {
             executor.parker.unpark(driver);
@@ -570,6 +445,9 @@ impl Pushed {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use pydist_proto::machine::Incoming;
+
+    use super::backlog::WAITING_MAX;
     use super::*;
 
     fn local(inbox: &Inbox, executor: &Arc<Executor>) -> Option<u64> {
