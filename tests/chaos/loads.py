@@ -350,8 +350,9 @@ class Cancellations(Load):
         for i, call in enumerate(calls):
             self.attempt(lambda i=i, call=call: self._check(call, cancelled[i], remote.mix(x + i)))
 
-    def _cancel(self, call: d.Future) -> bool:
-        took_effect = False
+    def _cancel(self, call: d.Future) -> bool | None:
+        """Cancel a call; return whether that took effect, None where its owner was lost before the answer."""
+        took_effect = None
 
         def cancel() -> None:
             nonlocal took_effect
@@ -360,11 +361,11 @@ class Cancellations(Load):
         self.attempt(cancel)
         return took_effect
 
-    def _check(self, call: d.Future, cancelled: bool, expected: int) -> None:
+    def _check(self, call: d.Future, cancelled: bool | None, expected: int) -> None:
         try:
             found = self.value(call)
         except d.CancelledError:
-            if not cancelled:
+            if cancelled is False:
                 raise
             self.progress()
             return
