@@ -516,10 +516,12 @@ impl Link {
     }
 
     fn write_queue(&self, writer: &mut Queue) {
-        let before = writer.owned_bytes();
+        let mut before = writer.owned_bytes();
         let write = |slices: &[IoSlice<'_>], file: Option<BorrowedFd<'_>>| self.write_either(slices, file);
         let mut result = writer.write(write, &self.bytes_sent);
-        if self.queue_wake(writer) {
+        // What wakes may itself go through the ring, if the reader spins again, which may stop again.
+        while let Some(queued) = self.queue_wake(writer) {
+            before += queued;
             result = result.and_then(|()| writer.write(write, &self.bytes_sent));
         }
         let result = result.and_then(|()| self.send_encrypted());

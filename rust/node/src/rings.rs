@@ -148,13 +148,14 @@ impl Link {
         self.write(slices, file)
     }
 
-    /// Queues what wakes the reader of the ring, where it is to be woken; true where it is.
-    pub(crate) fn queue_wake(&self, writer: &mut Queue) -> bool {
-        let wanted = self.ways.to_wake.swap(false, Ordering::Relaxed);
-        if wanted {
-            self.queue_up(writer, Outgoing::bytes(pydist_proto::frame::encode_nothing()));
-        }
-        wanted
+    /// Queues what wakes the reader of the ring, where it is to be woken, and tells how many bytes that are.
+    pub(crate) fn queue_wake(&self, writer: &mut Queue) -> Option<usize> {
+        self.ways.to_wake.swap(false, Ordering::Relaxed).then(|| {
+            let frame = pydist_proto::frame::encode_nothing();
+            let bytes = frame.len();
+            self.queue_up(writer, Outgoing::bytes(frame));
+            bytes
+        })
     }
 
     /// The peer offers a ring.

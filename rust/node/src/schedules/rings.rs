@@ -130,5 +130,6 @@ fn who_sleeps_is_woken_and_all_comes_in_order() {
         // Whatever is left wakes, and says nothing.
         read(&reading, false, &mut got);
         assert_eq!(ids(&got).len(), LENGTHS.len());
+        assert_eq!(writing.queued_bytes(), 0);
     });
 }
