@@ -39,12 +39,12 @@ def put_and_take(channel: d.RemoteChannel, number: int) -> list[float]:
 
 @pytest.mark.parametrize("what", ["channel", "future"])
 def test_a_worker_that_holds_the_interpreter_serves_others(workers, tmp_path, what):
-    """1,000 puts and takes, nearly all within 50 ms, all while the interpreter is held."""
+    """1,000 puts and takes, each within 50 ms, all while the interpreter is held."""
     busy, other = workers
     channel = make(10, busy)
-    futures = [d.Future(busy) for _ in range(100)]
+    futures = [d.Future(busy) for _ in range(200)]
     d.remotecall_fetch(put_and_take, other, channel, 1)
-    held = d.remotecall(hold_gil, busy, 5.0, str(tmp_path / "held"))
+    held = d.remotecall(hold_gil, busy, 3.0, str(tmp_path / "held"))
     wait_until((tmp_path / "held").exists)
     if what == "channel":
         there = d.remotecall(put_and_take, other, channel, 500)
@@ -63,7 +63,7 @@ def test_a_worker_that_holds_the_interpreter_serves_others(workers, tmp_path, wh
             took.append(time.perf_counter() - start)
     assert not held.isready(), "the interpreter was let go before all were served"
     assert statistics.median(took) < 0.05
-    assert statistics.quantiles(took, n=20)[18] < 0.05
+    assert statistics.quantiles(took, n=100)[98] < 0.05
     held.fetch()
 
 

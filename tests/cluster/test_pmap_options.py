@@ -280,8 +280,7 @@ def test_a_caching_pool_sends_a_function_once_for_several_maps(workers):
     before = d.stats()["bytes_sent"]
     for _ in range(5):
         d.pmap(look_up, pool, range(10))
-    # One of the two may have had no element of the first map.
-    assert d.stats()["bytes_sent"] - before < 1.1 * table.nbytes
+    assert d.stats()["bytes_sent"] - before < table.nbytes / 10
 
 
 def test_a_closure_over_a_large_array_is_sent_once_to_each_worker(fresh_workers):

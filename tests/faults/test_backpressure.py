@@ -243,16 +243,13 @@ def test_f21_transfers_in_both_directions_at_once(fresh_workers, kind, milestone
 def test_f21_a_large_transfer_delays_no_small_call(fresh_workers, kind, milestone):
     """F21: while 2 GB go to a process, a call there takes no more than 50 ms longer, nor after that.
 
-    (Here 500 MB and 250 ms.) A second transfer comes while the memory of the first one is given back. It is
-    enough that one of a few attempts shows it, as a busy machine delays calls too.
+    (Here 500 MB and 250 ms.) A second transfer comes while the memory of the first one is given back.
     """
     size, most = (2_000_000_000, 0.05) if milestone else (500_000_000, 0.25)
-    slowest: list[float] = []
     with two_workers(fresh_workers, kind) as (one, two):
-        while not slowest or (slowest[-1] >= most and len(slowest) < 8):
-            quiet = d.remotecall_fetch(transfer_and_call, one, two, 1000, 1, 200)[1]
-            sent, taken = d.remotecall_fetch(transfer_and_call, one, two, size, 2, 1)
-            assert sent == 2 * size
-            slowest.append(max(taken) - statistics.median(quiet))
-    print(f"slowest call beside a transfer of {size >> 20} MiB: + {[round(s * 1000) for s in slowest]} ms")
-    assert slowest[-1] < most, slowest
+        quiet = d.remotecall_fetch(transfer_and_call, one, two, 1000, 1, 200)[1]
+        sent, taken = d.remotecall_fetch(transfer_and_call, one, two, size, 2, 1)
+        assert sent == 2 * size
+        slowest = max(taken) - statistics.median(quiet)
+    print(f"slowest call beside a transfer of {size >> 20} MiB: + {slowest * 1000:.0f} ms")
+    assert slowest < most, sorted(taken)[-5:]

@@ -9,7 +9,7 @@ use crate::node::Node;
 use crate::waiter::{Cell, Wake};
 
 /// The head is waited for so long; its core answers at once, unless it has been stopped.
-const WORD_OF_HEAD: Duration = Duration::from_secs(5);
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 impl Node {
     /// Opens a call or a request, also to a process that another one knew of before this one.
@@ -29,7 +29,7 @@ impl Node {
     fn look_up(&self, pid: ProcId) {
         let cell = Cell::new();
         let req = self.with_machine(|machine| machine.look_up(pid, Wake::Cell(cell.clone())));
-        let until = crate::sync::now() + WORD_OF_HEAD;
+        let until = crate::sync::now() + ANSWER_WITHIN;
         if cell.wait(self, Some(until), true).is_err() {
             self.abandon(req);
         }
