@@ -1,6 +1,7 @@
 """The Rust core: sockets, messages, calls and references, without the interpreter."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 __version__: str
@@ -113,6 +114,14 @@ class Singles:
     def drain(self, now: int) -> tuple[int, list[tuple[int, Outcome]]]: ...
     def release(self, key: int) -> tuple[int, int, Any, int] | None: ...
     def release_all(self) -> list[tuple[int, tuple[int, int, Any, int]]]: ...
+
+class UnraisableHook:
+    def __new__(
+        cls,
+        again: Callable[[BaseException | None], tuple[int, bool] | None],
+        otherwise: Callable[[sys.UnraisableHookArgs], object],
+    ) -> UnraisableHook: ...
+    def __call__(self, unraisable: sys.UnraisableHookArgs, /) -> None: ...
 
 class Executor:
     def __new__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -25,6 +26,10 @@ _main = threading.main_thread().ident
 _main_target: Key | None = None
 _leave_now = False
 _stays = False
+
+
+class _Leave(SystemExit):
+    """Ends the main thread of a worker."""
 
 
 def register(*, stays: bool) -> _core.Executor:
@@ -145,12 +150,28 @@ def _handle(signum: int, frame: FrameType | None) -> Any:
     if _leave_now:
         if _stays:
             return
-        raise SystemExit(0)
+        raise _Leave(0)
     target, _main_target = _main_target, None
     if target is not None and _running.get(target) == _main:
         raise KeyboardInterrupt
 
 
+def _again(error: BaseException | None) -> tuple[int, bool] | None:
+    """On which thread to raise again what a finalizer has swallowed, and whether that is the main one."""
+    global _main_target
+    thread = threading.get_ident()
+    if type(error) is _Leave:
+        return thread, True
+    if type(error) is KeyboardInterrupt:
+        for key in list(_interrupted):
+            if _running.get(key) == thread:
+                if thread == _main:
+                    _main_target = key
+                return thread, thread == _main
+    return None
+
+
 def install_handler() -> None:
-    """Lets an interrupt of the main thread reach just the call that it is for."""
+    """Lets interrupts of the main thread reach just their call, also where they strike a finalizer in it."""
     signal.signal(signal.SIGINT, _handle)
+    sys.unraisablehook = _core.UnraisableHook(_again, sys.unraisablehook)

@@ -1,16 +1,19 @@
 """Rows F36 and F38 to F41 of the fault table: Ctrl-C, interrupt, removal."""
 
+import atexit
 import os
 import re
 import signal
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pydist as d
 from pydist import _interrupts
-from support import Script, alive, exists, hold_gil, ignore_sigterm, nap, run_script, wait_until
+from support import Script, alive, exists, hold_gil, ignore_sigterm, nap, run_script, touch, wait_until
 
 # A script that sends itself Ctrl-C while the main thread waits, and says how long it took to get through.
 CTRL_C = """
@@ -328,6 +331,63 @@ def test_a_worker_that_is_to_end_while_a_finalizer_runs_ends(fresh_workers, tmp_
     begin = time.monotonic()
     d.rmprocs(pid)
     assert time.monotonic() - begin < 4
+
+
+class Spins:
+    """Its finalizer computes for long."""
+
+    def __init__(self, started):
+        self.started = started
+
+    def __del__(self):
+        touch(self.started)
+        spin(600)
+
+
+def spin(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def compute_around_a_finalizer(started: str, on_main: bool, ended: str | None = None) -> None:
+    """Where this is another thread than is wanted, only keep it busy."""
+    if (threading.current_thread() is threading.main_thread()) != on_main:
+        nap(600, started)
+    if ended is not None:
+        atexit.register(touch, ended)
+    spinning = Spins(started)
+    del spinning
+    spin(600)
+
+
+def start_until_computing(pid: int, folder: Path, *args: Any) -> list[d.Future]:
+    """Start calls until two threads are busy, one of them the main one."""
+    calls = []
+    for started in (folder / "started 1", folder / "started 2"):
+        calls.append(d.remotecall(compute_around_a_finalizer, pid, str(started), *args))
+        wait_until(started.exists)
+    return calls
+
+
+@pytest.mark.parametrize("on_main", [True, False])
+def test_f39_interrupt_that_strikes_a_finalizer_ends_the_call(workers, tmp_path, on_main, capfd):
+    """F39: Python drops what is raised in a finalizer; the call is interrupted all the same, silently."""
+    pid = workers[0]
+    for call in start_until_computing(pid, tmp_path, on_main):
+        assert call.cancel()
+    wait_until(lambda: d.stats(pid)["calls_running"] == 0)
+    assert d.remotecall_fetch(abs, pid, -3) == 3
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
+def test_a_worker_that_is_to_end_while_a_finalizer_runs_gives_up_its_call(fresh_workers, tmp_path, capfd):
+    """It ends by itself, with what was registered with atexit, and prints nothing."""
+    (pid,) = fresh_workers(1)
+    start_until_computing(pid, tmp_path, True, str(tmp_path / "ended"))
+    d.rmprocs(pid)
+    assert (tmp_path / "ended").exists()
+    assert "Exception ignored" not in capfd.readouterr().err
 
 
 def interrupt_at_start_of_thread() -> tuple[bool, bool]:

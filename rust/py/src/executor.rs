@@ -311,7 +311,7 @@ pub(crate) fn forget_exception(thread: u64) {
     raise_in(thread, std::ptr::null_mut());
 }
 
-fn raise_in(thread: u64, exception: *mut pyo3::ffi::PyObject) {
+pub(crate) fn raise_in(thread: u64, exception: *mut pyo3::ffi::PyObject) {
     // SAFETY: the interpreter is held by the callers, and `exception` is null or an object that lives through the
     // call, which takes a reference of its own (tests/faults/test_interrupted_waits.py).
     unsafe { pyo3::ffi::PyThreadState_SetAsyncExc(thread as std::ffi::c_long, exception) };

@@ -6,6 +6,7 @@ mod channels;
 mod credit;
 mod errors;
 mod executor;
+mod finalizers;
 mod fork;
 mod lifecycle;
 mod logs;
@@ -44,6 +45,8 @@ mod _core {
     use super::executor::{
         Executor, forget_exception, interrupt_call, limit_calls, limit_threads, limit_threads_for,
     };
+    #[pymodule_export]
+    use super::finalizers::UnraisableHook;
     #[pymodule_export]
     use super::fork::fork_sibling;
     #[pymodule_export]
