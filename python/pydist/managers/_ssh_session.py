@@ -19,7 +19,7 @@ POLL_SECONDS = 0.1
 """How often somebody who waits looks whether the launch has been given up."""
 END_SECONDS = 2.0
 """So long ssh has to end by itself once its session is over."""
-STATUS_SECONDS = 0.7
+STATUS_SECONDS = 2.0
 """So long the exit status of a worker is awaited once it is lost."""
 KILL_SECONDS = 2.0
 """So long it may take until the other host tells that a worker has been killed."""
