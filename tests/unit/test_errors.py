@@ -1,4 +1,4 @@
-"""Exceptions that cross between processes: what is raised, what it knows, and what is printed."""
+"""Exceptions that cross between processes: what is raised, and what it knows."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ import copy
 import errno
 import pickle
 import subprocess
-import sys
 import threading
-import traceback
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pydist import _errors, _reducers, _remote_error, _serialize, _traceback_text
+from pydist import _reducers, _serialize
 from pydist._errors import (
     AuthenticationError,
     CallLimitError,
@@ -38,40 +33,7 @@ from pydist._errors import (
     local_exception,
     remote_exception,
 )
-
-PACKAGES = Path(_errors.__file__).parent.parent
-
-
-def caught(f: Any, *args: Any) -> BaseException:
-    try:
-        f(*args)
-    except BaseException as error:
-        return error
-    raise AssertionError("nothing was raised")
-
-
-def output_of(code: str) -> bytes:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        env={"PYTHONPATH": str(PACKAGES)},
-        timeout=60,
-        check=True,
-    ).stdout
-
-
-def throw(error: BaseException) -> None:
-    raise error
-
-
-def sent(error: BaseException, pid: int = 2) -> Any:
-    """What arrives of an exception that was raised on another process."""
-    data, buffers, _ = dump_exception(caught(throw, error), pid)
-    return load_exception(data, [bytearray(buffer.raw()) for buffer in buffers])
-
-
-def printed(error: BaseException) -> str:
-    return "".join(traceback.format_exception(caught(throw, error)))
+from support_errors import caught, sent, throw
 
 
 class TwoArguments(Exception):
@@ -360,122 +322,7 @@ def test_where_no_class_of_both_is_possible_a_plain_one_comes() -> None:
     assert str(arrived).endswith("Error: a")
 
 
-# what is printed
-
-
-def fails(x: int) -> None:
-    raise ValueError("bad")  # the line to be seen
-
-
-def test_the_remote_traceback_is_printed_once() -> None:
-    for error in (
-        load_exception(*dump_exception(caught(fails, 1), 7)[:2]),
-        local_exception(caught(fails, 1), 7),
-    ):
-        text = printed(error)
-        assert text.count("the line to be seen") == 1
-        assert text.count("in fails") == 1
-        assert text.count("On worker 7") == 1
-        assert text.index("On worker 7") < text.index("the line to be seen")
-        assert "in fails" in error.remote_traceback  # type: ignore[attr-defined]
-
-
-def test_frames_of_pydist_and_the_pickler_are_left_out() -> None:
-    class Bad:
-        def __reduce__(self) -> Any:
-            return broken, ()
-
-    data, _, _ = _serialize.dumps([Bad()])
-    error = caught(_serialize.loads, data)
-    assert error.__traceback__ is not None
-    error.__traceback__ = error.__traceback__.tb_next  # a worker calls `loads` from inside pydist
-    text = _traceback_text.format_traceback(error)
-    assert "_serialize.py" not in text
-    assert "in broken" in text
-
-
-def broken() -> None:
-    raise OSError("broken")
-
-
-def test_notes_and_chains_are_kept() -> None:
-    def inner() -> None:
-        try:
-            {}["k"]  # type: ignore[index]
-        except KeyError as error:
-            error.add_note("inner note")
-            raise ValueError("bad") from error
-
-    def outer() -> None:
-        try:
-            inner()
-        except ValueError as error:
-            error.add_note("own note")
-            raise RuntimeError("outer")  # noqa: B904
-
-    error = caught(outer)
-    error.add_note("first")
-    error.add_note("second")
-    arrived: Any = load_exception(*dump_exception(error, 2)[:2])
-    assert arrived.captured.__notes__ == ["first", "second"]
-    assert arrived.__notes__[:2] == ["first", "second"]
-    context = arrived.captured.__context__
-    assert (type(context), context.__notes__) == (ValueError, ["own note"])
-    assert context.__suppress_context__
-    assert arrived.captured.__cause__ is None
-    cause = context.__cause__
-    assert (type(cause), cause.args, cause.__notes__) == (KeyError, ("k",), ["inner note"])
-    assert context.__context__ is cause
-    again: Any = pickle.loads(pickle.dumps(arrived))
-    assert again.__notes__ == arrived.__notes__
-    assert again.captured.__context__.__cause__.args == ("k",)
-
-
-def test_a_member_of_a_chain_that_cannot_be_pickled_is_told_of() -> None:
-    error = ValueError("bad")
-    error.__cause__ = KeyError(threading.Lock())
-    arrived = sent(error)
-    assert isinstance(arrived, ValueError)
-    assert arrived.captured.__cause__.type_name == "KeyError"
-
-
-def test_local_exceptions_look_like_those_from_elsewhere() -> None:
-    def chained() -> None:
-        try:
-            fails(1)
-        except ValueError as error:
-            raise RuntimeError("outer") from error
-
-    here = printed(local_exception(caught(chained), 2))
-    there = printed(load_exception(*dump_exception(caught(chained), 2)[:2]))
-    assert here == there
-
-
-def test_attribute_errors_send_the_name_only() -> None:
-    error: Any = caught(lambda: threading.Lock().nothing)  # type: ignore[attr-defined]
-    arrived = sent(error)
-    assert arrived.name == "nothing"
-    assert str(arrived) == str(error)
-    assert local_exception(error, 1).obj is error.obj  # type: ignore[attr-defined]
-
-
 # several processes
-
-
-def test_an_error_keeps_the_process_where_it_was_first_raised() -> None:
-    def relay(error: BaseException) -> None:
-        raise error
-
-    arrived: Any = load_exception(*dump_exception(caught(fails, 1), 4)[:2])
-    for pid in (3, 2):
-        arrived = load_exception(*dump_exception(caught(relay, arrived), pid)[:2])
-    assert arrived.pid == 4
-    assert type(arrived).__mro__.count(RemoteException) == 1
-    assert type(arrived.captured) is ValueError
-    text = printed(arrived)
-    assert text.count("On worker 4") == text.count("the line to be seen") == 1
-    assert text.index("through worker 3") < text.index("through worker 2")
-    assert "in relay" in text
 
 
 def test_nothing_is_wrapped_twice() -> None:
@@ -498,201 +345,6 @@ def test_an_error_raised_from_a_remote_one_keeps_it() -> None:
     assert isinstance(cause, ValueError)
     assert cause.pid == 3
     assert arrived.remote_traceback.count("On worker 3") == 1
-
-
-# what must not raise
-
-
-class BadStr(Exception):
-    def __str__(self) -> str:
-        raise SystemExit("in str")
-
-    __repr__ = __str__
-
-
-class BadReduce(Exception):
-    def __init__(self, error: type[BaseException]) -> None:
-        self.error = error
-
-    def __reduce__(self) -> Any:
-        raise self.error("in reduce")
-
-
-class BadState(Exception):
-    def __setstate__(self, state: Any) -> None:
-        raise state["error"]("in setstate")
-
-
-class NotAnException(Exception):
-    def __reduce__(self) -> Any:
-        return int, ()
-
-
-class Hostile(Exception):
-    def __getattribute__(self, name: str) -> Any:
-        raise SystemExit(name)
-
-
-class OwnInitAndReduce(Exception):
-    """What an exception with two arguments did before: its reduce gives one."""
-
-    def __init__(self, a: int, b: int) -> None:
-        super().__init__(a)
-
-    def __reduce__(self) -> Any:
-        return type(self), self.args
-
-
-def plain(error: BaseException, name: str, text: str | None = None) -> RemoteException:
-    arrived: Any = sent(error)
-    assert type(arrived) is RemoteException
-    assert arrived.captured is None
-    assert name in arrived.type_name
-    assert name in str(arrived)
-    assert name in arrived.remote_traceback
-    assert arrived.pid == 2
-    if text is not None:
-        assert text in str(arrived)
-        assert text in arrived.remote_traceback
-    assert type(pickle.loads(pickle.dumps(arrived))) is RemoteException
-    return arrived  # type: ignore[no-any-return]
-
-
-@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, MemoryError, RecursionError])
-def test_what_cannot_be_sent_comes_as_a_plain_one(error: type[BaseException]) -> None:
-    plain(BadReduce(error), "BadReduce")
-    state = BadState("text")
-    state.error = error  # type: ignore[attr-defined]
-    plain(state, "BadState", "text")
-
-
-def test_other_exceptions_that_do_not_arrive() -> None:
-    plain(ValueError("text", threading.Lock()), "ValueError", "text")
-    plain(OwnInitAndReduce(1, 2), "OwnInitAndReduce")
-    plain(NotAnException("text"), "NotAnException", "text")
-    error = ValueError("text")
-    error.lock = threading.Lock()  # type: ignore[attr-defined]
-    plain(error, "ValueError", "text")
-
-
-def test_str_and_getattribute_that_raise() -> None:
-    arrived = sent(BadStr("a"))
-    assert isinstance(arrived, BadStr)
-    assert "__str__ raised SystemExit" in str(arrived)
-    hostile: Any = load_exception(*dump_exception(Hostile(), 2)[:2])
-    assert type(hostile) is RemoteException
-    assert "Hostile" in str(hostile)
-
-
-def test_odd_notes_and_attributes() -> None:
-    error = ValueError("a")
-    error.__notes__ = 5  # type: ignore[assignment]
-    assert str(sent(error)) == "a"
-    error.__notes__ = ["a", 5, BadStr()]  # type: ignore[list-item]
-    assert str(sent(error)) == "a"
-    assert str(sent(ValueError("\udcff"))) == "\udcff"
-    assert len(str(sent(ValueError("x" * 10**6)))) == 10**6
-    assert len(sent(ValueError("x" * 10**6)).remote_traceback) < 70_000
-
-
-def test_cyclic_and_deep_chains() -> None:
-    a, b = ValueError("a"), KeyError("b")
-    a.__cause__, b.__cause__ = b, a
-    a.__context__ = a.__cause__
-    arrived = sent(a)
-    assert arrived.captured.__cause__.__cause__ is arrived.captured
-    selfish = ValueError("me")
-    selfish.args = (selfish,)
-    arrived = sent(selfish)
-    assert arrived.captured.args[0] is arrived.captured
-    deep: BaseException = ValueError(0)
-    for i in range(5_000):
-        above = ValueError(i + 1)
-        above.__context__ = deep
-        deep = above
-    arrived = sent(deep)
-    assert str(arrived) == "5000"
-    depth, link = 0, arrived.captured
-    while link is not None:
-        depth, link = depth + 1, link.__context__
-    assert depth == _remote_error.MAX_CHAIN
-
-
-def test_recursion_errors_arrive() -> None:
-    def forever() -> None:
-        forever()
-
-    error = caught(forever)
-    arrived: Any = load_exception(*dump_exception(error, 2)[:2])
-    assert isinstance(arrived, RecursionError)
-    assert len(arrived.remote_traceback) < 5_000
-    nested: Any = []
-    for _ in range(5_000):
-        nested = [nested]
-    plain(ValueError("text", nested), "ValueError")
-
-
-def test_near_the_recursion_limit_nothing_is_raised() -> None:
-    results: list[Any] = []
-
-    def down() -> None:
-        try:
-            down()
-        except RecursionError:
-            data, buffers, _ = dump_exception(ValueError("a"), 2)
-            results.append(load_exception(data, buffers))
-            raise
-
-    with pytest.raises(RecursionError):
-        down()
-    assert results
-    assert all(isinstance(result, RemoteException) for result in results)
-
-
-def without_large_memos(data: bytes) -> bytes:
-    """Drop the opcodes that number a value: by these a few bytes have pickle fill gigabytes of memory."""
-    return data.translate(None, b"pr")
-
-
-@given(st.binary(max_size=200).map(without_large_memos))
-def test_whatever_is_loaded_an_exception_comes(data: bytes) -> None:
-    assert isinstance(load_exception(data, []), RemoteException)
-
-
-def test_a_shortened_message_gives_an_exception() -> None:
-    data, _, _ = dump_exception(ValueError("a"), 2)
-    for end in range(len(data)):
-        assert isinstance(load_exception(data[:end], []), RemoteException)
-
-
-def test_a_missing_module_leaves_the_text() -> None:
-    code = """
-import sys, types
-from pydist import _errors
-module = types.ModuleType("vanished")
-sys.modules["vanished"] = module
-exec("class Error(Exception): pass", module.__dict__)
-module.Error.__module__ = "vanished"
-sys.stdout.buffer.write(_errors.dump_exception(module.Error("text"), 2)[0])
-"""
-    arrived: Any = load_exception(output_of(code))
-    assert type(arrived) is RemoteException
-    assert str(arrived) == "vanished.Error: text"
-    assert arrived.type_name == "vanished.Error"
-
-
-def test_errors_of_main_arrive_by_value() -> None:
-    code = """
-import sys
-from pydist import _errors
-class MainError(ValueError):
-    def __init__(self, a, b): super().__init__(a); self.b = b
-sys.stdout.buffer.write(_errors.dump_exception(MainError(1, 2), 2)[0])
-"""
-    arrived: Any = load_exception(output_of(code))
-    assert isinstance(arrived, ValueError)
-    assert type(arrived.captured).__name__ == "MainError"
-    assert (arrived.b, arrived.args, str(arrived)) == (2, (1,), "1")
 
 
 # references and buffers in exceptions
