@@ -4,6 +4,7 @@
 #   memcheck   Rust tests of the parts with `unsafe`, under valgrind: what CI runs
 #   python     a session of calls, buffers and channels in Python, under valgrind, its workers included
 #   address    Rust tests with AddressSanitizer, by a nightly compiler
+#   thread     Rust tests of rust/node with ThreadSanitizer, the standard library included, by a nightly compiler
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -21,11 +22,29 @@ checked() {
 }
 
 # sanitized NAME ARGUMENTS...: tests that are built anew, with a sanitizer, in a folder of their own.
+flags=() rustflags=
 sanitized() {
     local name=$1
     shift
-    RUSTFLAGS="-Zsanitizer=$name -Cunsafe-allow-abi-mismatch=sanitizer" CARGO_TARGET_DIR=target/$name \
-        cargo +nightly test --target "$target" "$@"
+    RUSTFLAGS="-Zsanitizer=$name -Cunsafe-allow-abi-mismatch=sanitizer$rustflags" CARGO_TARGET_DIR=target/$name \
+        cargo +nightly test "${flags[@]}" --target "$target" "$@"
+}
+
+# use_instrumented_std: has `sanitized` build the standard library too: a race that it prevents is reported where its
+# locks are not seen. Its source is that of the nightly compiler (`rust-src`), else Debian's, with the compiler to it:
+# the packages rustc-web and rust-web-src, whose compiler DEBIAN_RUSTC names where it lies elsewhere.
+use_instrumented_std() {
+    local nightly run_time
+    nightly=$(rustc +nightly --print sysroot)
+    flags=(-Zbuild-std)
+    [ ! -e "$nightly/lib/rustlib/src/rust/library/Cargo.lock" ] || return 0
+    export RUSTC=${DEBIAN_RUSTC:-/usr/bin/rustc} RUSTC_BOOTSTRAP=1
+    [ -e "$("$RUSTC" --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/Cargo.lock" ] ||
+        apt_install rustc-web rust-web-src ||
+        fail "the source of the standard library is needed: rustup component add rust-src --toolchain nightly"
+    # Debian's compiler comes without the sanitizer's run time.
+    run_time=$nightly/lib/rustlib/$target/lib/librustc-nightly_rt.tsan.a
+    rustflags=" -Zexternal-clangrt -Zpre-link-args=-Wl,--whole-archive,$run_time,--no-whole-archive"
 }
 
 case ${1:-memcheck} in
@@ -49,7 +68,11 @@ python)
 address)
     sanitized address -p pydist-proto -p pydist-node
     ;;
+thread)
+    use_instrumented_std
+    sanitized thread -p pydist-node --lib --tests
+    ;;
 *)
-    fail "usage: scripts/sanitize.sh [memcheck|python|address]"
+    fail "usage: scripts/sanitize.sh [memcheck|python|address|thread]"
     ;;
 esac

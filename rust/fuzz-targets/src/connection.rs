@@ -15,6 +15,9 @@ use crate::session::{self, ACCEPTOR, INITIATOR, Session};
 /// A third member, which is never heard of.
 const THIRD: ProcId = 3;
 
+/// So many portions at most for a stream; `chunks` cuts them as small as they can be.
+const PORTIONS: usize = 64;
+
 /// Where a connection is in its life.
 enum Stage {
     Handshake(Box<Handshake>),
@@ -147,7 +150,7 @@ pub(crate) fn connection(input: &[u8]) {
             }
             4 => {
                 let bytes = streamed(&mut input);
-                end.feed(&bytes, 4 * size);
+                end.feed(&bytes, size.max(bytes.len() / PORTIONS));
             }
             _ => end.process.act(&mut input, end.peer),
         }

@@ -460,6 +460,7 @@ impl Node {
         if let Some(assignment) = authenticated.assigned() {
             self.accept_assignment(peer, assignment)?;
         }
+        crate::ahead::bound_unread(link.fd());
         link.opened(peer);
         debug!(
             target: HANDSHAKE,

@@ -5,6 +5,7 @@ compile_error!(
     "pydist runs on Linux alone: its core needs epoll, futexes, memory files and the death signal of parents"
 );
 
+mod ahead;
 mod connecting;
 mod cork;
 mod credit;

@@ -91,7 +91,7 @@ pub(crate) fn tune(socket: BorrowedFd<'_>) -> std::io::Result<()> {
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_EVERY)?;
     sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
     sockopt::set_tcp_user_timeout(socket, UNACKNOWLEDGED_MAX)?;
-    Ok(())
+    crate::ahead::bound_unsent(socket)
 }
 
 /// Has the system end a TCP connection whose other end does not acknowledge for so long; other sockets stay as they are.
