@@ -7,6 +7,7 @@ mod credit;
 mod errors;
 mod executor;
 mod fork;
+mod kinds;
 mod lifecycle;
 mod logs;
 mod names;
@@ -46,6 +47,8 @@ mod _core {
     };
     #[pymodule_export]
     use super::fork::fork_sibling;
+    #[pymodule_export]
+    use super::kinds::all_of;
     #[pymodule_export]
     use super::lifecycle::{
         abandon, after_fork_in_child, announce_ready, ask_exit, attach_incoming, attach_worker,
