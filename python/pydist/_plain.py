@@ -59,8 +59,7 @@ def plainness(obj: Any, depth: int = 2) -> int:
 
 def all_atoms(values: Any) -> bool:
     """Says whether the values of a list, tuple or range are all small plain data without parts."""
-    cls = type(values)
-    return cls is range or ((cls is list or cls is tuple) and _atoms.issuperset(map(type, values)))
+    return type(values) is range or _core.all_of(values, _atoms)
 
 
 def learn_numpy() -> None:

@@ -113,6 +113,9 @@ impl Node {
         BURSTING.with(|cell| cell.set(false));
         if !hold {
             self.calls_cork.flush();
+            if calls > BURST_HEAD {
+                self.read_in_passing();
+            }
         }
         result
     }
@@ -132,7 +135,7 @@ impl Node {
             (false, true) => BURST_BYTES,
             (false, false) => return false,
         };
-        link.queued_bytes() <= most
+        link.may_hold(most)
     }
 
     /// A message has been queued on a connection and is held back.

@@ -90,7 +90,7 @@ impl Node {
             self.driver.arm(crate::sync::now() + TELL_AFTER);
         }
         if oversized {
-            self.driver.arm(crate::sync::now() + crate::reactor::SHRINK_AFTER);
+            self.shrink_later();
         }
         result
     }

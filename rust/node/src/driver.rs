@@ -4,6 +4,9 @@
 //! `epoll_wait` on its own behalf, so that an answer wakes just the thread that needs it. The kernel wakes the
 //! thread that came last, so the reactor, which entered before, stays asleep meanwhile. When the leader
 //! leaves, nobody is told: the reactor stands by with a short timeout, and sleeps for long only while one leader stays.
+//!
+//! A thread that makes many calls reads in passing now and then. The reactor stands by then too, so that it does not
+//! take a core, and the locks, from that thread for each answer.
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
@@ -16,6 +19,8 @@ use crate::sync::{Futex, Mutex, now};
 
 const STANDBY_FIRST: Duration = Duration::from_millis(1);
 const STANDBY_LAST: Duration = Duration::from_secs(5);
+/// Twice this is the longest time until the reactor looks, after a thread has read in passing for the last time.
+const STANDBY_PASSING: Duration = Duration::from_micros(500);
 
 crate::sync::thread_local! {
     static LEADING: Cell<bool> = const { Cell::new(false) };
@@ -29,6 +34,8 @@ pub(crate) struct Driver {
     terms: AtomicU64,
     standby: Futex,
     deep: AtomicBool,
+    /// A thread has read in passing since the reactor looked.
+    passed: AtomicBool,
     armed: Mutex<Option<Instant>>,
 }
 
@@ -40,6 +47,7 @@ impl Driver {
             terms: AtomicU64::new(0),
             standby: Futex::new(0),
             deep: AtomicBool::new(false),
+            passed: AtomicBool::new(false),
             armed: Mutex::new(None),
         })
     }
@@ -124,11 +132,27 @@ impl Driver {
         self.standby.wake();
     }
 
-    /// The reactor waits while a leader reads: briefly at first, for long while the same one stays.
+    /// The calling thread, which is no leader, is about to read, and the reactor need not for a moment.
+    pub(crate) fn pass(&self) {
+        self.passed.store(true, Ordering::SeqCst);
+    }
+
+    /// The reactor waits while a leader reads, or threads do in passing: briefly at first, for long while the same leader
+    /// stays.
     pub(crate) fn stand_by(&self) {
         let mut timeout = STANDBY_FIRST;
         let mut term = self.terms.load(Ordering::Relaxed);
-        while self.has_leader() {
+        loop {
+            if !self.has_leader() {
+                if !self.passed.swap(false, Ordering::SeqCst) {
+                    break;
+                }
+                let seen = self.standby.load(Ordering::SeqCst);
+                self.deep.store(false, Ordering::SeqCst);
+                self.standby.wait(seen, Some(STANDBY_PASSING));
+                timeout = STANDBY_FIRST;
+                continue;
+            }
             let seen = self.standby.load(Ordering::SeqCst);
             let deep = timeout > STANDBY_FIRST;
             self.deep.store(deep, Ordering::SeqCst);

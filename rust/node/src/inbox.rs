@@ -91,6 +91,8 @@ struct ExecutorState {
     interrupting: bool,
     /// Its call is blocked in a wait that ends by itself: it sleeps, or has a timeout.
     pausing: bool,
+    /// It has been woken for a call, and has not come for it yet.
+    woken: bool,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +110,7 @@ struct State {
     occupied: usize,
     active: usize,
     pausing: usize,
+    woken: usize,
     /// A call has been taken and has not started yet.
     starting: bool,
     /// The number of the call that has started last, until it ends, waits, or holds up others.
@@ -130,6 +133,22 @@ impl State {
     /// Whether every call that runs waits for another process, or for another call, without end.
     fn is_stuck(&self) -> bool {
         self.active == 0 && self.pausing == 0 && !self.starting
+    }
+
+    /// The executor has come for what there is, or comes no more.
+    fn came(&mut self, own: &mut ExecutorState) {
+        if std::mem::take(&mut own.woken) {
+            self.woken -= 1;
+        }
+    }
+
+    /// Picks an executor that is to be woken for a call.
+    fn pick_for_call(&mut self) -> Option<Arc<Executor>> {
+        let executor = pick(&mut self.idle)?;
+        if !std::mem::replace(&mut executor.state.lock().woken, true) {
+            self.woken += 1;
+        }
+        Some(executor)
     }
 
     /// The executor does nothing from now on, or does what is none of a call.
@@ -200,10 +219,10 @@ fn pick(idle: &mut Vec<Arc<Executor>>) -> Option<Arc<Executor>> {
 }
 
 impl State {
-    /// A call has been queued: an executor is woken unless one is at work.
+    /// A call has been queued: an executor is woken unless one is at work, or has been woken for the call before.
     fn pushed(&mut self) -> Pushed {
-        let wake = if self.active == 0 && !self.starting {
-            pick(&mut self.idle)
+        let wake = if self.active == 0 && !self.starting && self.woken == 0 {
+            self.pick_for_call()
         } else {
             None
         };
@@ -234,6 +253,7 @@ impl Inbox {
     pub(crate) fn unregister(&self, executor: &Arc<Executor>) {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
+        state.came(&mut own);
         state.rest(&mut own);
         if std::mem::take(&mut own.occupied) {
             state.occupied -= 1;
@@ -285,6 +305,7 @@ impl Inbox {
     pub(crate) fn take(&self, executor: &Arc<Executor>) -> Option<Taken> {
         let mut state = self.state.lock();
         let mut own = executor.state.lock();
+        state.came(&mut own);
         state.rest(&mut own);
         if std::mem::take(&mut own.occupied) {
             state.occupied -= 1;
@@ -356,8 +377,9 @@ impl Inbox {
             own.pausing = true;
             state.pausing += 1;
         }
-        if state.active == 0 && !state.queue.is_empty() {
-            pick(&mut state.idle)
+        if state.active == 0 && state.woken == 0 && !state.queue.is_empty() {
+            drop(own);
+            state.pick_for_call()
         } else {
             None
         }
@@ -396,7 +418,7 @@ impl Inbox {
         let free = !(state.starting || state.interrupting > 0) || !state.urgent.is_empty();
         let in_vain = state.urgent.is_empty() && state.only_reserve() && !state.is_stuck();
         let wake = if stalled && free && !in_vain {
-            pick(&mut state.idle)
+            state.pick_for_call()
         } else {
             None
         };
@@ -501,6 +523,28 @@ mod tests {
         assert_eq!(local(&inbox, one), None);
         assert!(inbox.check_stall().wake.is_some());
         assert_eq!(local(&inbox, four), Some(4));
+    }
+
+    #[test]
+    fn calls_that_come_together_wake_one_executor() {
+        let inbox = Inbox::default();
+        let (one, two) = (inbox.register(false), inbox.register(false));
+        assert_eq!((local(&inbox, &one), local(&inbox, &two)), (None, None));
+        let woken = |item| inbox.push(item).wake;
+        let first = woken(Item::Local(1)).unwrap();
+        assert!(woken(Item::Local(2)).is_none());
+        // What is urgent waits for none of them.
+        let other = woken(Item::Members).unwrap();
+        assert!(!Arc::ptr_eq(&first, &other));
+        assert!(matches!(inbox.take(&other).unwrap().item, Item::Members));
+        assert_eq!(local(&inbox, &first), Some(1));
+        inbox.started(&first);
+        assert_eq!(local(&inbox, &first), Some(2));
+        inbox.started(&first);
+        assert_eq!((local(&inbox, &first), local(&inbox, &other)), (None, None));
+        // One that was woken and ends instead holds up none that come later.
+        inbox.unregister(&woken(Item::Local(3)).unwrap());
+        assert!(woken(Item::Local(4)).is_some());
     }
 
     fn call_of(src: ProcId, bytes: usize) -> Item {

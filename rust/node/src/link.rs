@@ -33,6 +33,8 @@ use crate::tls::{Failure, Session};
 
 /// Where more bytes wait for the peer to read them, the sender of a call, answer or request waits.
 pub(crate) const QUEUE_MAX: usize = 64 << 20;
+/// Where the socket is full, what is held back is tried again after so many bytes more.
+const FULL_STEP: usize = 32 << 10;
 /// A receiver of memory files tells their sender each time that it has read so many bytes of them.
 const TELL_RECEIVED: usize = 16 << 20;
 
@@ -108,6 +110,8 @@ pub(crate) struct Link {
     /// Small messages of those who found the writer busy.
     pending: Mutex<Vec<Outgoing>>,
     queued: AtomicUsize,
+    /// The socket is full: the next write is worth while once so many bytes wait, or there is room.
+    full_until: AtomicUsize,
     /// Bytes in memory files that were sent, and of which the peer has not told that it has read of them.
     unread: AtomicUsize,
     /// Bytes in memory files that were read here, and of which the peer has not been told.
@@ -163,6 +167,7 @@ impl Link {
             writer: Mutex::default(),
             pending: Mutex::default(),
             queued: AtomicUsize::new(0),
+            full_until: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
             untold: AtomicUsize::new(0),
             paused: AtomicBool::new(false),
@@ -254,6 +259,11 @@ impl Link {
 
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Whether a message that may be held back is not worth a write, as no more than `most` bytes wait, or the socket is full.
+    pub(crate) fn may_hold(&self, most: usize) -> bool {
+        self.queued_bytes() <= most.max(self.full_until.load(Ordering::Relaxed))
     }
 
     /// Whether the sender of a small message need not wait.
@@ -536,6 +546,12 @@ impl Link {
             let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
             false
         });
+        let full_until = if writer.is_idle() {
+            0
+        } else {
+            self.queued_bytes() + FULL_STEP
+        };
+        self.full_until.store(full_until, Ordering::Relaxed);
         self.watch_for_room(waits || !writer.is_idle());
     }
 

@@ -164,6 +164,8 @@ pub struct Node {
     pub(crate) members_watched: AtomicBool,
     /// Connections that were not read may be read again.
     pub(crate) resumed: AtomicBool,
+    /// When tables that have become too large are to shrink.
+    pub(crate) shrink_at: Mutex<Option<Instant>>,
     /// Messages to processes to which no connection could be made, as this process had no descriptor left.
     pub(crate) deferred: Mutex<Vec<(ProcId, Message)>>,
     pub(crate) any_deferred: AtomicBool,
@@ -236,6 +238,7 @@ impl Node {
             parent: Mutex::default(),
             members_watched: AtomicBool::new(false),
             resumed: AtomicBool::new(false),
+            shrink_at: Mutex::new(None),
             deferred: Mutex::default(),
             any_deferred: AtomicBool::new(false),
         });

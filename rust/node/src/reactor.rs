@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::poll::interrupted;
 
 /// The tables of the machine give back what they do not need after this time, when a burst may be over.
-pub(crate) const SHRINK_AFTER: Duration = Duration::from_millis(100);
+const SHRINK_AFTER: Duration = Duration::from_millis(100);
 
 /// So much of what finalizers have left may wait for the reactor.
 const DROPPED_MAX: usize = 1024;
@@ -57,6 +57,25 @@ pub(crate) fn run(node: &Node) {
 }
 
 impl Node {
+    /// Reads what has come, unless a thread sits there that waits for it.
+    pub(crate) fn read_in_passing(&self) {
+        if self.driver.has_leader() {
+            return;
+        }
+        self.driver.pass();
+        let mut events = Vec::new();
+        if self.driver.wait(Some(Duration::ZERO), &mut events).is_err() {
+            return;
+        }
+        for event in events {
+            self.handle_event(&event, &|| true);
+            if event.token == crate::poll::WAKER && (self.driver.has_leader() || self.is_closing()) {
+                // Meant for the leader or the reactor, which sits in `epoll_wait`.
+                self.driver.kick();
+            }
+        }
+    }
+
     /// The timer has fired.
     pub(crate) fn run_timers(&self) {
         self.driver.disarm();
@@ -71,7 +90,7 @@ impl Node {
         if stall.check {
             self.driver.arm(now + crate::inbox::STALL);
         }
-        self.give_memory_back();
+        self.give_memory_back(now);
         self.resume_listeners();
         self.send_deferred();
         self.look_for_idle_credit(now);
@@ -83,8 +102,35 @@ impl Node {
         self.tell_refusals(now);
     }
 
+    /// The tables of the machine have much more room than they need.
+    pub(crate) fn shrink_later(&self) {
+        let mut shrink_at = self.shrink_at.lock();
+        if shrink_at.is_none() {
+            let at = crate::sync::now() + SHRINK_AFTER;
+            *shrink_at = Some(at);
+            self.driver.arm(at);
+        }
+    }
+
+    /// Whether the time has come that `shrink_later` has set.
+    fn is_to_shrink(&self, now: Instant) -> bool {
+        let mut shrink_at = self.shrink_at.lock();
+        let Some(at) = *shrink_at else {
+            return false;
+        };
+        if now < at {
+            self.driver.arm(at);
+            return false;
+        }
+        *shrink_at = None;
+        true
+    }
+
     /// After a large number of calls or references the system gets their memory back.
-    fn give_memory_back(&self) {
+    fn give_memory_back(&self, now: Instant) {
+        if !self.is_to_shrink(now) {
+            return;
+        }
         let mut machine = self.machine.lock();
         if !machine.is_oversized() {
             return;

@@ -334,17 +334,19 @@ impl Node {
         self.with_machine(|machine| machine.pin(id))
     }
 
-    /// Fails where the value of a reference is not here, and there is no route to its owner.
-    pub fn check_reach(&self, target: RemoteRef) -> Result<(), CallFailed> {
-        if self.machine.lock().is_out_of_reach(target) {
-            return Err(CallFailed::NotConnected(self.me(), target.owner));
-        }
-        Ok(())
-    }
-
     /// Waits on a reference of which this process has a handle.
     pub fn watch(&self, id: RefId, want: Want, wake: Wake) -> Watch {
         self.with_machine(|machine| machine.watch(id, want, wake))
+    }
+
+    /// Does what `watch` does; fails where the value is not here, and there is no route to its owner.
+    pub fn watch_in_reach(&self, target: RemoteRef, want: Want, wake: Wake) -> Result<Watch, CallFailed> {
+        self.with_machine(|machine| {
+            if machine.is_out_of_reach(target) {
+                return Err(CallFailed::NotConnected(machine.me(), target.owner));
+            }
+            Ok(machine.watch(target.id, want, wake))
+        })
     }
 
     /// Takes a waiter back; false where it has been woken.

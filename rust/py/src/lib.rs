@@ -8,6 +8,7 @@ mod errors;
 mod executor;
 mod finalizers;
 mod fork;
+mod kinds;
 mod lifecycle;
 mod logs;
 mod names;
@@ -49,6 +50,8 @@ mod _core {
     use super::finalizers::UnraisableHook;
     #[pymodule_export]
     use super::fork::fork_sibling;
+    #[pymodule_export]
+    use super::kinds::all_of;
     #[pymodule_export]
     use super::lifecycle::{
         abandon, after_fork_in_child, announce_ready, ask_exit, attach_incoming, attach_worker,

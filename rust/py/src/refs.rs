@@ -45,19 +45,18 @@ impl Ref {
         self.target
     }
 
-    fn check_reach(&self, py: Python<'_>) -> PyResult<()> {
+    fn watch(&self, py: Python<'_>, want: Want, wake: Wake) -> PyResult<Watch> {
         node()?
-            .check_reach(self.target)
+            .watch_in_reach(self.target, want, wake)
             .map_err(|failed| errors::call_failed(py, failed))
     }
 
     fn await_watch(&self, py: Python<'_>, want: Want, timeout: Option<f64>) -> PyResult<record::Outcome> {
         let node = node()?;
         let until = deadline(timeout)?;
-        self.check_reach(py)?;
         let cell = Cell::new();
         let id = self.target.id;
-        let key = match node.watch(id, want, Wake::Cell(cell.clone())) {
+        let key = match self.watch(py, want, Wake::Cell(cell.clone()))? {
             Watch::Now(outcome) => return Ok(outcome),
             Watch::Later(key) => key,
         };
@@ -151,13 +150,11 @@ impl Ref {
     /// Returns what takes that back, or None where the queue is told already.
     fn tell(&self, py: Python<'_>, queue: &Bound<'_, Queue>, key: u64, value: bool) -> PyResult<Option<u64>> {
         let want = if value { Want::Value } else { Want::Ready };
-        let node = node()?;
-        self.check_reach(py)?;
         let inner = &queue.get().inner;
-        match node.watch(self.target.id, want, Wake::Queue(inner.clone(), key)) {
+        match self.watch(py, want, Wake::Queue(inner.clone(), key))? {
             Watch::Later(watch) => Ok(Some(watch)),
             Watch::Now(outcome) => {
-                inner.push(key, outcome, node);
+                inner.push(key, outcome, node()?);
                 Ok(None)
             }
         }

@@ -76,6 +76,31 @@ fn every_waiting_thread_is_woken() {
     });
 }
 
+/// Threads that wait are woken by others, and the reactor ends, though another one reads in passing and sees what wakes them.
+#[test]
+fn who_reads_in_passing_takes_no_wake_up_from_others() {
+    check(3_000, || {
+        let node = node();
+        let reading = reactor(&node);
+        let cells = [(); 2].map(|()| Cell::new());
+        let waiting = cells
+            .clone()
+            .map(|cell| spawn(&node, move |node| cell.wait(node, None, true).unwrap()));
+        let passing = spawn(&node, |node| (0..3).for_each(|_| node.read_in_passing()));
+        for cell in cells {
+            spawn(&node, move |node| {
+                Wake::Cell(cell).complete(done(1), &node.driver)
+            });
+        }
+        waiting
+            .into_iter()
+            .for_each(|thread| drop(thread.join().unwrap()));
+        node.close();
+        passing.join().unwrap();
+        reading.join().unwrap();
+    });
+}
+
 /// Outcomes of several threads come through a queue: each once, those of one thread in their order.
 #[test]
 fn a_queue_brings_every_outcome_once() {
