@@ -70,6 +70,8 @@ pub(crate) struct Wait {
     begun: Instant,
     /// When it looked last, while it spins.
     looked: Option<Instant>,
+    /// It has looked once, before the core is offered.
+    has_looked: bool,
     /// It has spun to the end.
     in_vain: bool,
 }
@@ -85,6 +87,7 @@ impl Wait {
         Wait {
             begun: now,
             looked: spins.then_some(now),
+            has_looked: false,
             in_vain: false,
         }
     }
@@ -98,6 +101,9 @@ impl Wait {
     pub(crate) fn next(&mut self) -> Step {
         if self.looked.is_none() {
             return Step::Sleep;
+        }
+        if !std::mem::replace(&mut self.has_looked, true) {
+            return Step::Look;
         }
         let step = self.next_at(Instant::now(), &mut REST.lock());
         if step == Step::Look {
@@ -156,6 +162,7 @@ mod tests {
         Wait {
             begun,
             looked: Some(begun),
+            has_looked: false,
             in_vain: false,
         }
     }
