@@ -6,6 +6,8 @@ from time import perf_counter
 from benches.model import Contestant, Operation, Reading, Row, Scale, Work
 
 LATENCIES = 5_000
+SPAN = 1.0
+"""Seconds over which latencies are taken, however soon there are enough: milliseconds tell of one moment."""
 FEWEST_LATENCIES = 20
 TRIAL = 100
 
@@ -59,18 +61,21 @@ def timed_steps(work: Work, count: int) -> float:
 
 
 def latency_quantile(operation: Operation, q: float, budget: float) -> float:
-    """Time operations one by one until the budget is used up; a fifth of it is warm-up."""
+    """Time operations one by one, as many as there are to be; a fifth of the budget is warm-up."""
     clock = perf_counter
     once = operation.once
     warm_until = clock() + budget / 5
     while clock() < warm_until:
         once()
     latencies = []
-    until = clock() + budget
-    while len(latencies) < FEWEST_LATENCIES or (clock() < until and len(latencies) < LATENCIES):
+    started = clock()
+    until, enough = started + budget, started + SPAN
+    now = started
+    while len(latencies) < FEWEST_LATENCIES or (now < until and (now < enough or len(latencies) < LATENCIES)):
         begin = clock()
         once()
-        latencies.append(clock() - begin)
+        now = clock()
+        latencies.append(now - begin)
     return quantile(latencies, q)
 
 

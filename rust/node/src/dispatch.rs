@@ -199,6 +199,8 @@ impl Node {
                 Read::Paused if link.paused.load(Ordering::SeqCst) => return,
                 Read::Paused => {}
                 Read::Drained if !link.again.load(Ordering::SeqCst) => return,
+                // Who was turned away is told again of the socket, but not of a ring at which it has stopped to look.
+                Read::Drained if enough() && link.has_empty_ring() => return link.rearm(),
                 Read::Drained => {}
             }
             ring_alone = false;

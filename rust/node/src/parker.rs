@@ -15,6 +15,9 @@ const NOTIFIED: u32 = 1;
 const PARKED: u32 = 2;
 const LEADING: u32 = 3;
 
+/// So often what comes through rings is read before the sockets are looked at again.
+const UNPOLLED_MAX: u32 = 16;
+
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parked {
@@ -82,13 +85,14 @@ impl Parker {
         let mut events = Vec::with_capacity(8);
         let mut wait = Wait::begin();
         let mut rings = Watched::begin(node, wait.spins());
+        let mut unpolled = 0;
         let is_notified = || self.state.load(Ordering::SeqCst) == NOTIFIED;
         loop {
             let step = wait.next();
             let mut read = false;
             let timeout = match step {
                 Step::Look => {
-                    read = rings.read(&is_notified);
+                    read = rings.look(&is_notified);
                     Some(Duration::ZERO)
                 }
                 Step::Sleep => {
@@ -99,6 +103,14 @@ impl Parker {
             if is_notified() {
                 return Parked::Notified;
             }
+            if read && unpolled < UNPOLLED_MAX {
+                unpolled += 1;
+                drop(wait);
+                wait = Wait::begin();
+                rings.go_on(wait.spins());
+                continue;
+            }
+            unpolled = 0;
             match node.driver.wait(timeout, &mut events) {
                 Ok(()) => {}
                 Err(error) if interrupted(&error) => return Parked::Signal,

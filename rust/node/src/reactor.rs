@@ -51,7 +51,8 @@ pub(crate) fn run(node: &Node) {
                 node.driver.kick();
                 continue;
             }
-            node.handle_event(&event, &|| false);
+            // A leader that has come meanwhile goes on reading: by this thread it would have to be woken each time.
+            node.handle_event(&event, &|| node.driver.has_leader());
         }
     }
 }

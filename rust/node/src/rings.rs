@@ -15,9 +15,12 @@ use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::tls::Failure;
 
 /// So many connections have a ring that this process reads, at most: each costs a look while a thread spins.
-const RINGS_MAX: usize = 8;
+const RINGS_MAX: usize = 16;
 /// A connection gets one once so many messages have come over it to a thread that spun.
 const MESSAGES: u32 = 16;
+
+/// So often a thread that spins looks into its rings before it looks at the sockets: a look there is a system call.
+const LOOKS: u32 = 40;
 
 /// What was read from the socket before the ring was found to have bytes that come first.
 type Aside = (Vec<u8>, Option<Came>);
@@ -87,6 +90,11 @@ impl Link {
 }
 
 impl Link {
+    /// Whether nothing waits in the ring that is read here, if there is one.
+    pub(crate) fn has_empty_ring(&self) -> bool {
+        self.ways.reader().is_none_or(Reader::is_empty)
+    }
+
     /// Reads bytes in the order in which the peer has sent them, and the descriptor that came with them; from the ring
     /// alone where the socket is not known to have any. True where the socket may have more, whatever their number is.
     pub(crate) fn receive_in_order(
@@ -259,6 +267,20 @@ impl<'n> Watched<'n> {
             }
         }
         any
+    }
+
+    /// Reads what comes while the rings are looked at for about a microsecond; true where something has.
+    pub(crate) fn look(&self, enough: &dyn Fn() -> bool) -> bool {
+        for _ in 0..LOOKS {
+            if self.links.is_empty() {
+                return false;
+            }
+            if self.read(enough) {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
     }
 
     /// The thread spins no longer: the writers use the sockets again, and what they have written before is read.

@@ -19,41 +19,28 @@ const SHORT: Duration = Duration::from_micros(80);
 const SHORT_WAITS: u32 = 4;
 /// A core that was offered and has not come back for this long was wanted by others.
 const TAKEN: Duration = Duration::from_micros(30);
-/// For how long nobody spins after that, at first and at most.
-const REST_FIRST: Duration = Duration::from_millis(5);
-const REST_LAST: Duration = Duration::from_secs(1);
-/// A machine that was not busy for so long after a rest is as good as new.
-const FORGIVEN: Duration = Duration::from_secs(2);
+/// Nobody spins for so many times as long after that: the time that spinning loses is a fiftieth at most.
+const REST_TIMES: u32 = 50;
+/// But for so long at most: a core that was taken once for very long tells nothing about what comes.
+const REST_MAX: Duration = Duration::from_millis(250);
 
 /// When threads of this process may spin.
 #[derive(Clone, Copy, Debug)]
 struct Rest {
-    length: Duration,
     until: Option<Instant>,
 }
 
 impl Rest {
-    const NONE: Rest = Rest {
-        length: Duration::ZERO,
-        until: None,
-    };
+    const NONE: Rest = Rest { until: None };
 
     fn is_over(&self, now: Instant) -> bool {
         self.until.is_none_or(|until| now >= until)
     }
 
-    /// The machine is busy.
-    fn begin(&mut self, now: Instant) {
-        let forgiven = self.until.is_none_or(|until| now > until + FORGIVEN);
-        let length = if forgiven {
-            REST_FIRST
-        } else {
-            (self.length * 2).clamp(REST_FIRST, REST_LAST)
-        };
-        *self = Rest {
-            length,
-            until: Some(now + length),
-        };
+    /// Others have just had the core for so long.
+    fn begin(&mut self, now: Instant, taken: Duration) {
+        let until = now + (taken * REST_TIMES).min(REST_MAX);
+        self.until = self.until.max(Some(until));
     }
 }
 
@@ -83,6 +70,10 @@ pub(crate) struct Wait {
     begun: Instant,
     /// When it looked last, while it spins.
     looked: Option<Instant>,
+    /// It has looked once, before the core is offered.
+    has_looked: bool,
+    /// It has spun to the end.
+    in_vain: bool,
 }
 
 impl Wait {
@@ -96,6 +87,8 @@ impl Wait {
         Wait {
             begun: now,
             looked: spins.then_some(now),
+            has_looked: false,
+            in_vain: false,
         }
     }
 
@@ -109,6 +102,9 @@ impl Wait {
         if self.looked.is_none() {
             return Step::Sleep;
         }
+        if !std::mem::replace(&mut self.has_looked, true) {
+            return Step::Look;
+        }
         let step = self.next_at(Instant::now(), &mut REST.lock());
         if step == Step::Look {
             rustix::thread::sched_yield();
@@ -121,22 +117,33 @@ impl Wait {
             self.looked = None;
             return Step::Sleep;
         };
-        if now - looked > TAKEN {
-            rest.begin(now);
+        let taken = now - looked;
+        if taken > TAKEN {
+            rest.begin(now, taken);
             self.looked = None;
         } else if now - self.begun > BOUND {
             self.looked = None;
+            self.in_vain = true;
         }
         match self.looked {
             Some(_) => Step::Look,
             None => Step::Sleep,
         }
     }
+
+    /// Whether it was short. What comes only once the thread sleeps has waited for its core.
+    fn end_at(&self, now: Instant, rest: &mut Rest) -> bool {
+        let short = now - self.begun < SHORT;
+        if short && self.in_vain {
+            rest.begin(now, BOUND);
+        }
+        short
+    }
 }
 
 impl Drop for Wait {
     fn drop(&mut self) {
-        let short = self.begun.elapsed() < SHORT;
+        let short = self.end_at(Instant::now(), &mut REST.lock());
         SHORT_SO_FAR.set(if short {
             SHORT_SO_FAR.get().saturating_add(1)
         } else {
@@ -153,6 +160,8 @@ mod tests {
         Wait {
             begun,
             looked: Some(begun),
+            has_looked: false,
+            in_vain: false,
         }
     }
 
@@ -169,26 +178,62 @@ mod tests {
     }
 
     #[test]
-    fn it_stops_where_others_want_the_core_and_rests_longer_each_time() {
+    fn it_rests_where_sleeping_brings_what_spinning_did_not() {
+        let (begun, mut rest) = (Instant::now(), Rest::NONE);
+        let at = |micros| begun + Duration::from_micros(micros);
+        let spun = |rest: &mut Rest| {
+            let mut wait = wait(begun);
+            let ends = (1..=6).map(|i| wait.next_at(at(10 * i), rest)).last();
+            assert_eq!(ends, Some(Step::Sleep));
+            wait
+        };
+        assert!(!spun(&mut rest).end_at(at(500), &mut rest));
+        assert!(rest.is_over(at(500)));
+        assert!(spun(&mut rest).end_at(at(70), &mut rest));
+        assert_eq!(rest.until, Some(at(70) + BOUND * REST_TIMES));
+        let mut rest = Rest::NONE;
+        assert!(wait(begun).end_at(at(5), &mut rest));
+        assert!(rest.is_over(at(5)));
+    }
+
+    /// What is left of a rest at `now` after a wait whose second look came so late.
+    fn rest_after(taken: Duration, begun: Instant, rest: &mut Rest) -> Duration {
+        let mut wait = wait(begun);
+        let first = begun + Duration::from_micros(1);
+        assert_eq!(wait.next_at(first, rest), Step::Look);
+        assert_eq!(wait.next_at(first + taken, rest), Step::Sleep);
+        rest.until.map_or(Duration::ZERO, |until| until - (first + taken))
+    }
+
+    #[test]
+    fn it_rests_in_proportion_to_what_others_took() {
+        let begun = Instant::now();
+        for taken in [TAKEN + Duration::from_micros(1), Duration::from_millis(3)] {
+            let mut rest = Rest::NONE;
+            assert_eq!(rest_after(taken, begun, &mut rest), taken * REST_TIMES);
+        }
+        let mut rest = Rest::NONE;
+        assert_eq!(rest_after(Duration::from_secs(1), begun, &mut rest), REST_MAX);
+    }
+
+    /// However long others had kept the machine busy, what comes after is not held against it.
+    #[test]
+    fn a_rest_does_not_depend_on_those_before() {
         let (mut now, mut rest) = (Instant::now(), Rest::NONE);
-        let mut lengths = Vec::new();
-        for _ in 0..12 {
-            let mut wait = wait(now);
-            assert_eq!(
-                wait.next_at(now + Duration::from_micros(1), &mut rest),
-                Step::Look
-            );
-            now += Duration::from_micros(45);
-            assert_eq!(wait.next_at(now, &mut rest), Step::Sleep);
-            assert!(!rest.is_over(now));
-            lengths.push(rest.length);
-            now += rest.length;
+        let taken = Duration::from_micros(40);
+        for _ in 0..100 {
+            let length = rest_after(taken, now, &mut rest);
+            assert_eq!(length, taken * REST_TIMES);
+            now += Duration::from_micros(1) + taken + length;
             assert!(rest.is_over(now));
         }
-        assert_eq!(lengths[0], REST_FIRST);
-        assert!(lengths.is_sorted());
-        assert_eq!(lengths[11], REST_LAST);
-        rest.begin(now + FORGIVEN + Duration::from_micros(1));
-        assert_eq!(rest.length, REST_FIRST);
+    }
+
+    #[test]
+    fn a_short_rest_does_not_end_a_longer_one() {
+        let (begun, mut rest) = (Instant::now(), Rest::NONE);
+        let long = begun + rest_after(Duration::from_secs(1), begun, &mut rest);
+        rest_after(TAKEN * 2, begun, &mut rest);
+        assert!(!rest.is_over(long));
     }
 }
