@@ -5,7 +5,7 @@ use memmap2::{MmapMut, UncheckedAdvice};
 use crate::reactor::spawn_without_signals;
 
 /// Giving so much back takes the system long enough to be noticed by whoever does it.
-const SLOW_FROM: usize = 64 << 20;
+const SLOW_FROM: usize = 128 << 20;
 /// So much is given back at once: as long as the system does that, no thread of the process can map memory.
 const PIECE: usize = 16 << 20;
 
