@@ -350,10 +350,10 @@ def spin(seconds: float) -> None:
         pass
 
 
-def compute_around_a_finalizer(started: str, on_main: bool, ended: str | None = None) -> None:
+def compute_around_a_finalizer(busy: str, started: str, on_main: bool, ended: str | None = None) -> None:
     """Where this is another thread than is wanted, only keep it busy."""
     if (threading.current_thread() is threading.main_thread()) != on_main:
-        nap(600, started)
+        nap(600, busy)
     if ended is not None:
         atexit.register(touch, ended)
     spinning = Spins(started)
@@ -362,11 +362,13 @@ def compute_around_a_finalizer(started: str, on_main: bool, ended: str | None = 
 
 
 def start_until_computing(pid: int, folder: Path, *args: Any) -> list[d.Future]:
-    """Start calls until two threads are busy, one of them the main one."""
-    calls = []
-    for started in (folder / "started 1", folder / "started 2"):
-        calls.append(d.remotecall(compute_around_a_finalizer, pid, str(started), *args))
-        wait_until(started.exists)
+    """Start calls until one of them computes, on the thread that is wanted."""
+    calls: list[d.Future] = []
+    computes = folder / "computes"
+    while not computes.exists():
+        busy = folder / f"busy {len(calls)}"
+        calls.append(d.remotecall(compute_around_a_finalizer, pid, str(busy), str(computes), *args))
+        wait_until(lambda busy=busy: busy.exists() or computes.exists())
     return calls
 
 
