@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import atexit
 import io
-import os
 import threading
 from typing import BinaryIO, TextIO
+
+from ._forks import ForkLock
 
 BEGUN_MAX = 8192
 """A line that is longer than this goes out in parts."""
@@ -35,12 +36,8 @@ class LineStream(io.TextIOWrapper):
         super().__init__(buffer, encoding, "backslashreplace", newline="\n", write_through=True)
         self._begun: dict[int, str] = {}
         self._unfinished: int | None = None
-        self._renew_lock()
-        os.register_at_fork(after_in_child=self._renew_lock)
+        self._lock = ForkLock()
         atexit.register(self._finish)
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
         """Writes the lines that a text ends, and keeps the rest."""

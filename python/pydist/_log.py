@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from . import _config, _core
+from ._forks import ForkLock
 
 if TYPE_CHECKING:
     import logging
@@ -21,6 +22,7 @@ TRACE = 5
 calls = False
 """Whether calls are told of one by one."""
 _thread: threading.Thread | None = None
+_writing = ForkLock()
 
 
 def logger(name: str = "pydist") -> logging.Logger:
@@ -83,7 +85,8 @@ def _tell_one(name: str, level: int, text: str, age: float) -> None:
     record = target.makeRecord(name, level, "(pydist core)", 0, text, (), None)
     record.created -= age
     record.msecs = record.created % 1 * 1000
-    target.handle(record)
+    with _writing:
+        target.handle(record)
 
 
 def stop() -> None:

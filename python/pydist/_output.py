@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TextIO, TypeAlias, TypeVar, cast
 
 from . import _config, _core
+from ._forks import ForkLock
 
 T = TypeVar("T")
 _Done: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"
@@ -93,14 +94,18 @@ class Stream:
             return
 
 
+_writing = ForkLock()
+
+
 def _write(target: TextIO, text: str) -> None:
     """Writes whole lines, above the bars of tqdm where there are some, which are torn else."""
     bars = sys.modules.get("tqdm.std")
-    if bars is not None and getattr(bars.tqdm, "_instances", None):
-        bars.tqdm.write(text, file=target, end="")
-    else:
-        target.write(text)
-    target.flush()
+    with _writing:
+        if bars is not None and getattr(bars.tqdm, "_instances", None):
+            bars.tqdm.write(text, file=target, end="")
+        else:
+            target.write(text)
+        target.flush()
 
 
 class Followed(Protocol):
