@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
@@ -316,6 +317,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status. What the program raises comes through.
     """
     argv = sys.argv[1:] if argv is None else argv
+    atexit.register(_program.keep_interrupt)
     if argv and argv[0] in SUBCOMMANDS:
         return _subcommand(argv[0], argv[1:])
     try:
@@ -325,8 +327,9 @@ def main(argv: list[str] | None = None) -> int:
         return _run(options)
     except UsageError as error:
         _program.fail(f"{error}\nTry 'pydist --help'.", 2)
-    except BaseException:
+    except BaseException as error:
         _program.hide_own_frames()
+        _program.interrupted = isinstance(error, KeyboardInterrupt)
         raise
 
 

@@ -190,6 +190,23 @@ def hide_own_frames() -> None:
     sys.excepthook = show
 
 
+interrupted = False
+"""Whether an interrupt that nothing has caught ends this process."""
+
+
+def keep_interrupt() -> None:
+    """Lets a process that an interrupt has ended end by SIGINT; to be the last that runs at its end.
+
+    CPython keeps for that whether the last text that was run as code ended by KeyboardInterrupt. What runs
+    in between, such as the text by which a dataclass or named tuple is made, lets it forget.
+    """
+    if interrupted:
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            pass
+
+
 def print_error(error: BaseException) -> None:
     """Prints an error of the program as if it ended this process, which goes on."""
     part = users_part(error.__traceback__, error)

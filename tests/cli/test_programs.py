@@ -236,6 +236,16 @@ def test_an_interrupt_that_the_program_handles():
     assert (done.stdout, done.stderr, done.returncode) == ("ready\n32\n", "", 0)
 
 
+def test_an_interrupt_ends_it_by_sigint_whatever_runs_at_its_end():
+    """Also where the end runs a text as code, after which Python itself forgets about the interrupt."""
+    done = run_script(
+        "import atexit; atexit.register(lambda: exec('pass')); raise KeyboardInterrupt",
+        how="-c",
+        flags=(*PYDIST, "-p", "1"),
+    )
+    assert done.returncode == -signal.SIGINT
+
+
 def test_an_interrupt_while_the_workers_start():
     with Script("print('never')", flags=(*PYDIST, "-p", "20")) as script:
         wait_until(lambda: len(script.survivors()) >= 2, 20)
