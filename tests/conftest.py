@@ -17,6 +17,11 @@ import support
 import tally
 
 WITHOUT_PROCESSES = {"unit", "examples", "typing", "cli", "docs", "notebook"}
+USUAL_SIGNALS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGQUIT: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
 WARM_THREADS = 17  # the executors that stay warm between calls (IDLE_MAX of the core), and the one of `_ends`
 
 
@@ -31,10 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # What a shell starts in the background ignores Ctrl-C, and under nohup a hang-up; so would our programs.
-    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    # What a shell starts in the background ignores the first two, under nohup the last, and so do its children.
+    for number, usual in USUAL_SIGNALS.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
+    # Unbuffered, Python's print writes a line in parts, and what workers print may come between them.
+    os.environ.pop("PYTHONUNBUFFERED", None)
 
 
 @pytest.fixture

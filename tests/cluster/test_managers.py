@@ -229,7 +229,7 @@ def test_the_cookie_is_set_before_there_are_workers():
 
 
 def test_f4_no_address_within_a_thousand_lines():
-    manager = DialledManager(code="for i in range(1100): print(i)\nimport time; time.sleep(100)")
+    manager = DialledManager(code="for i in range(1100): print(i, flush=True)\nimport time; time.sleep(100)")
     with pytest.raises(d.LaunchWorkerError, match="1000 lines") as caught:
         d.addprocs(manager)
     assert caught.value.host == "127.0.0.1"
