@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # What a shell starts in the background ignores the first two, under nohup the last, and so do its children.
+    # What a shell starts in the background ignores the first two, and under nohup the last; children too.
     for number, usual in USUAL_SIGNALS.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
