@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 import pydist as d
+from pydist import _session
 from support import executable, exists, nap, run_script, wait_until
 
 
@@ -275,6 +277,7 @@ def test_script_needs_no_main_guard(how):
 def test_interactive_session_works():
     text = """
 import pydist as d
+from pydist import _session
 pids = d.addprocs(1)
 def f(x):
     return x + 1
@@ -455,10 +458,17 @@ def test_one_error_for_all_lists_failures_and_those_that_are_up(fresh_workers, t
     d.rmprocs(error.started)
 
 
-def test_no_leftovers_of_a_worker_that_failed(tmp_path):
-    files = set(Path("/tmp").iterdir())
+def test_no_leftovers_of_a_worker_that_failed(tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    d.procs()
+    folder = Path(_session.session.folder)
+    files = set(folder.iterdir())
     with pytest.raises(d.LaunchWorkerError):
         d.addprocs(2, exename=executable(tmp_path, "exit 1"))
     wait_until(lambda: not psutil.Process().children())
     assert d.procs() == [1]
-    assert not {path for path in Path("/tmp").iterdir() if "pydist" in path.name} - files
+    assert set(folder.iterdir()) <= files
+    assert not list(temporary.iterdir())
