@@ -6,6 +6,7 @@ import signal
 from collections import deque
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -138,6 +139,7 @@ class Machine(RuleBasedStateMachine):
         gc.collect()
 
 
+@pytest.mark.timeout(900)
 def test_a_channel_behaves_as_its_model(workers, milestone):
     before = [d.stats(pid)["refs_owned"] for pid in workers]
     Machine.pids = workers

@@ -226,6 +226,7 @@ def storm(pids: list[int], seconds: float) -> int:
     return sum(results)
 
 
+@pytest.mark.timeout(900)
 def test_f44_f45_a_garbage_collection_at_every_moment(workers, at_rest, milestone):
     """F44: 8 threads create, drop and send references: no deadlock, none is left 2 s later (see `at_rest`).
 
