@@ -7,7 +7,7 @@ import io
 import threading
 from typing import BinaryIO, TextIO
 
-from ._forks import ForkLock
+from ._fork_lock import ForkLock
 
 BEGUN_MAX = 8192
 """A line that is longer than this goes out in parts."""

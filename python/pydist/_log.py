@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from . import _config, _core
-from ._forks import ForkLock
+from ._fork_lock import ForkLock
 
 if TYPE_CHECKING:
     import logging

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TextIO, TypeAlias, TypeVar, cast
 
 from . import _config, _core
-from ._forks import ForkLock
+from ._fork_lock import ForkLock
 
 T = TypeVar("T")
 _Done: TypeAlias = "queue.SimpleQueue[tuple[Any, BaseException | None]]"

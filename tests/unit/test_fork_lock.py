@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from pydist import _forks
+from pydist import _fork_lock
 from support import wait_until
 
 
 @contextmanager
-def held(lock: _forks.ForkLock) -> Iterator[threading.Event]:
+def held(lock: _fork_lock.ForkLock) -> Iterator[threading.Event]:
     """Have another thread hold a lock until an event is set."""
     taken, let_go = threading.Event(), threading.Event()
 
@@ -32,7 +32,7 @@ def held(lock: _forks.ForkLock) -> Iterator[threading.Event]:
         thread.join()
 
 
-def status_of_child(lock: _forks.ForkLock) -> int:
+def status_of_child(lock: _fork_lock.ForkLock) -> int:
     """Fork, and give the child's exit status: 0 where it can take a lock, twice."""
     if (child := os.fork()) == 0:
         free = lock._lock.acquire(timeout=10) and lock._lock.acquire(timeout=10)
@@ -42,12 +42,12 @@ def status_of_child(lock: _forks.ForkLock) -> int:
 
 def takes_of(thread: int) -> bool:
     """Say whether a thread is about to fork, and waits for a lock."""
-    return sys._current_frames()[thread].f_code is _forks.ForkLock._take.__code__
+    return sys._current_frames()[thread].f_code is _fork_lock.ForkLock._take.__code__
 
 
 def test_a_fork_waits_for_who_holds_the_lock(monkeypatch):
-    monkeypatch.setattr(_forks, "FORK_SECONDS", 30)
-    lock = _forks.ForkLock()
+    monkeypatch.setattr(_fork_lock, "FORK_SECONDS", 30)
+    lock = _fork_lock.ForkLock()
     main = threading.get_ident()
     with held(lock) as let_go:
 
@@ -65,8 +65,8 @@ def test_a_fork_waits_for_who_holds_the_lock(monkeypatch):
 
 
 def test_a_fork_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr(_forks, "FORK_SECONDS", 0.01)
-    lock = _forks.ForkLock()
+    monkeypatch.setattr(_fork_lock, "FORK_SECONDS", 0.01)
+    lock = _fork_lock.ForkLock()
     with held(lock) as let_go:
         assert status_of_child(lock) == 0
         assert not let_go.is_set()
@@ -76,7 +76,7 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch):
 
 
 def test_a_fork_by_who_holds_the_lock():
-    lock = _forks.ForkLock()
+    lock = _fork_lock.ForkLock()
     with lock:
         if (child := os.fork()) == 0:
             try:
