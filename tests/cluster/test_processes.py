@@ -277,7 +277,6 @@ def test_script_needs_no_main_guard(how):
 def test_interactive_session_works():
     text = """
 import pydist as d
-from pydist import _session
 pids = d.addprocs(1)
 def f(x):
     return x + 1
