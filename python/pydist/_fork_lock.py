@@ -19,7 +19,7 @@ class ForkLock:
 
     def __init__(self) -> None:
         self._renew()
-        os.register_at_fork(before=self._take, after_in_parent=self._give_back, after_in_child=self._in_child)
+        _locks.append(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -47,3 +47,25 @@ class ForkLock:
     def _renew(self) -> None:
         self._lock = threading.RLock()
         self._forking: set[int] = set()
+
+
+_locks: list[ForkLock] = []
+"""In the order in which a fork takes them: what writes to a stream is made before the stream."""
+
+
+def _take_all() -> None:
+    for lock in _locks:
+        lock._take()
+
+
+def _give_back_all() -> None:
+    for lock in _locks:
+        lock._give_back()
+
+
+def _all_in_child() -> None:
+    for lock in _locks:
+        lock._in_child()
+
+
+os.register_at_fork(before=_take_all, after_in_parent=_give_back_all, after_in_child=_all_in_child)
